@@ -1,0 +1,365 @@
+"""Everything that can be set, in one typed object; the only module that reads the environment.
+
+    Settings
+    ├── language, greeting
+    ├── stt      which recogniser, on what device, with how much look-ahead
+    ├── vad      when speech starts and stops, how much of the audio before it is kept
+    ├── turn     when the user's turn is over
+    ├── llm      an OpenAI-compatible endpoint, or (no url) the echo stand-in
+    ├── tts      which synthesiser, which voice for which language
+    └── server   address, ICE servers, how many sessions
+
+`Settings()` is the defaults and reads nothing. `load_settings` merges, weakest first: a TOML or
+YAML file, the environment (`VOICE_AGENT_STT__MODEL=...`), and overrides (command-line flags).
+No Pipecat and no torch here: the command line imports this module before it knows what to run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from voice_agent.config_errors import ConfigError, Location, Source, did_you_mean, explain
+
+ENV_PREFIX = "VOICE_AGENT_"
+ENV_DELIMITER = "__"
+
+DEFAULT_SYSTEM_PROMPT = (
+    "You are a helpful voice assistant. Your words are spoken aloud, so answer in one to three "
+    "short sentences, without lists, markup or emoji. Answer in the language of the user."
+)
+
+
+def _matching(pattern: str, words: str) -> AfterValidator:
+    """Accept strings of one form; `words` says which to somebody who wrote another."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(f"must be {words}")
+        return value
+
+    return AfterValidator(check)
+
+
+_Device = Annotated[str, _matching(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")]
+_HttpUrl = Annotated[str, _matching(r"https?://.+", "a URL that starts with http:// or https://")]
+_IceUrl = Annotated[str, _matching(r"(stuns?|turns?):.+", "a URL that starts with stun: or turn:")]
+_LanguageCode = Annotated[
+    str, _matching(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", 'a language code such as "en" or "kn"')
+]
+
+
+class _Group(BaseModel):
+    """Base of every group: immutable, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SttSettings(_Group):
+    """Speech recognition.
+
+    Attributes:
+        model: "tiny-en" (embedded), a path to a `.nemo` file or a Hugging Face directory, or a
+            Hugging Face repository id.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech); None
+            for the recogniser's default.
+        slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
+    """
+
+    model: str = Field(default="tiny-en", min_length=1)
+    device: _Device = "auto"
+    right_context: int | None = Field(default=None, ge=0)
+    slots: int | None = Field(default=None, ge=1)
+
+
+class VadSettings(_Group):
+    """Voice activity detection (Silero, inside Pipecat).
+
+    Attributes:
+        confidence: speech probability above which a 32 ms window counts as speech.
+        start_s: seconds of speech before a segment starts.
+        stop_s: seconds of silence before a segment ends.
+        min_volume: loudness below which a window never counts as speech, 0 to 1.
+        pre_roll_s: seconds of audio before the moment of detection that belong to the segment.
+            Must cover `start_s`, which has passed by then, and the first consonant.
+    """
+
+    confidence: float = Field(default=0.7, gt=0, lt=1)
+    start_s: float = Field(default=0.2, gt=0, le=2)
+    stop_s: float = Field(default=0.2, gt=0, le=5)
+    min_volume: float = Field(default=0.6, ge=0, le=1)
+    pre_roll_s: float = Field(default=0.5, ge=0, le=5)
+
+    @model_validator(mode="after")
+    def _pre_roll_covers_detection(self) -> VadSettings:
+        if self.pre_roll_s < self.start_s:
+            raise ValueError(
+                f"pre_roll_s ({self.pre_roll_s}) must be at least start_s ({self.start_s}), "
+                "or the first word is cut"
+            )
+        return self
+
+
+class TurnSettings(_Group):
+    """End of the user's turn, which may hold several VAD segments.
+
+    Attributes:
+        smart: whether smart-turn (an ONNX model inside Pipecat) judges if the user is done;
+            otherwise `pause_s` of silence ends the turn.
+        pause_s: silence that ends a turn where `smart` is off.
+        incomplete_pause_s: silence after which a turn that smart-turn holds for unfinished
+            ends anyway.
+    """
+
+    smart: bool = True
+    pause_s: float = Field(default=0.6, ge=0, le=10)
+    incomplete_pause_s: float = Field(default=3.0, gt=0, le=30)
+
+
+class LlmSettings(_Group):
+    """The language model.
+
+    Attributes:
+        url: base URL of an OpenAI-compatible endpoint ("http://localhost:8000/v1"); None for the
+            built-in stand-in, which repeats what it heard.
+        model: the model's name at that endpoint.
+        api_key: bearer key, where the endpoint wants one.
+        system_prompt: instructions sent before the conversation.
+    """
+
+    url: _HttpUrl | None = None
+    model: str | None = Field(default=None, min_length=1)
+    api_key: SecretStr | None = None
+    system_prompt: str = DEFAULT_SYSTEM_PROMPT
+
+    @model_validator(mode="after")
+    def _url_and_model_go_together(self) -> LlmSettings:
+        if (self.url is None) != (self.model is None):
+            given, missing = ("model", "url") if self.url is None else ("url", "model")
+            raise ValueError(f"{given} is set but {missing} is not; an endpoint needs both")
+        return self
+
+
+class TtsSettings(_Group):
+    """Speech synthesis.
+
+    Attributes:
+        name: "espeak" (embedded, many languages), "kokoro", "piper" (local, their own extras) or
+            "nvidia" (Magpie over gRPC).
+        voices: language code to that synthesiser's voice name; languages that are not named
+            take its default.
+        rate: speaking rate relative to the synthesiser's normal one (espeak only).
+        api_key: key for a hosted synthesiser.
+        url: address of the synthesiser's server (nvidia only), None for its hosted one.
+    """
+
+    name: Literal["espeak", "kokoro", "piper", "nvidia"] = "espeak"
+    voices: dict[str, str] = Field(default_factory=dict)
+    rate: float = Field(default=1.0, ge=0.5, le=2.0)
+    api_key: SecretStr | None = None
+    url: str | None = None
+
+
+class IceServer(_Group):
+    """A STUN or TURN server, under the names that WebRTC uses."""
+
+    urls: _IceUrl
+    username: str | None = None
+    credential: SecretStr | None = None
+
+
+def _bare_url_is_an_ice_server(value: object) -> object:
+    return {"urls": value} if isinstance(value, str) else value
+
+
+class ServerSettings(_Group):
+    """The web server.
+
+    Attributes:
+        host: address to listen on; loopback unless said otherwise.
+        port: TCP port; 0 picks a free one.
+        ice_servers: STUN and TURN servers that both sides of a WebRTC call use; each a URL or
+            a table of urls, username and credential.
+        max_sessions: conversations at once; the next one is refused with 503.
+        idle_timeout_s: seconds without speech from either side after which a session ends.
+        allowed_origins: web origins, besides the server's own, whose pages may call it.
+    """
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=7860, ge=0, le=65535)
+    ice_servers: tuple[Annotated[IceServer, BeforeValidator(_bare_url_is_an_ice_server)], ...] = ()
+    max_sessions: int = Field(default=8, ge=1)
+    idle_timeout_s: float = Field(default=300.0, gt=0)
+    allowed_origins: tuple[str, ...] = ()
+
+
+class Settings(_Group):
+    """One agent's settings. Immutable; see the module docstring for the sources.
+
+    Attributes:
+        language: BCP-47 code of what callers speak, e.g. "en".
+        greeting: what the agent says when a call begins; None for nothing.
+        stt: speech recognition.
+        vad: voice activity detection.
+        turn: end of the user's turn.
+        llm: the language model.
+        tts: speech synthesis.
+        server: the web server.
+    """
+
+    language: _LanguageCode = "en"
+    greeting: str | None = None
+    stt: SttSettings = SttSettings()
+    vad: VadSettings = VadSettings()
+    turn: TurnSettings = TurnSettings()
+    llm: LlmSettings = LlmSettings()
+    tts: TtsSettings = TtsSettings()
+    server: ServerSettings = ServerSettings()
+
+    @property
+    def slots(self) -> int:
+        """Streams that the recogniser must hold: `stt.slots`, or one for each session."""
+        return self.stt.slots if self.stt.slots is not None else self.server.max_sessions
+
+
+def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Merge file, environment and overrides into one `Settings`.
+
+    Args:
+        path: a `.toml`, `.yaml` or `.yml` file; None for no file.
+        overrides: the strongest values, nested (`{"server": {"port": 8000}}`) or dotted
+            (`{"server.port": 8000}`). A value of None means "not given", as an absent
+            command-line flag has it.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: a file that cannot be read, a key that does not exist, or a value that
+            cannot be used; the message names the source and the key.
+    """
+    sources = [
+        Source(_read_environment(), _variable),
+        Source(_nested(overrides or {}), lambda _: "command line"),
+    ]
+    if path is not None:
+        sources.insert(0, Source(_read_file(path), lambda _: str(path)))
+
+    merged: dict[str, Any] = {}
+    for source in sources:
+        merged = _merge(merged, source.values)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise explain(error, sources, Settings) from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the settings file: {error.strerror}") from error
+    try:
+        if path.suffix == ".toml":
+            import tomllib
+
+            values = tomllib.loads(raw.decode())
+        elif path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            try:
+                values = yaml.safe_load(raw.decode())
+            except yaml.YAMLError as error:
+                raise ValueError(" ".join(str(error).split())) from error
+        else:
+            raise ConfigError(f"{path}: a settings file ends in .toml, .yaml or .yml")
+    except ConfigError:
+        raise
+    except ValueError as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
+    if values is None:  # an empty YAML file
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a settings file holds a table of settings at its top level")
+    return values
+
+
+class _Environment(Settings, BaseSettings):  # type: ignore[misc]  # both define model_config
+    """Carries `Settings`' fields for `EnvSettingsSource`, which wants a BaseSettings class."""
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Read a list or table from one variable: JSON, or else values between commas.
+
+        What is neither is left as it is, so that validation names the setting.
+        """
+        if not value.lstrip().startswith(("[", "{")):
+            return [part.strip() for part in value.split(",")]
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
+def _read_environment() -> dict[str, Any]:
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX):
+            key = name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)[0]
+            if key not in Settings.model_fields:
+                hint = did_you_mean((key,), Settings)
+                raise ConfigError(f"{name} (environment) is not a setting{hint}")
+    return _EnvironmentSource(
+        _Environment,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        env_ignore_empty=True,
+    )()
+
+
+def _variable(location: Location) -> str:
+    """The environment variable that sets this key; a list's items share one."""
+    keys = takewhile(lambda part: isinstance(part, str), location)
+    return ENV_PREFIX + ENV_DELIMITER.join(map(str, keys)).upper()
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into tables and leave out what is None."""
+    values: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            value = _nested(value)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _merge(values, value)
+    return values
+
+
+def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(weak)
+    for key, value in strong.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = _merge(below, value)
+        merged[key] = value
+    return merged
