@@ -1,0 +1,119 @@
+"""Random checkpoints in the real `.nemo` format, made by NeMo itself.
+
+They hear nothing, but every number that our engine computes on them has a reference. The joint's
+blank bias is set so that about a third of the frames emit, as speech does.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+import pytest
+
+RIGHTS = (0, 1, 6, 13)
+LEFT = 70
+
+
+def train_tokenizer(folder: Path, size: int = 64) -> Path:
+    """A sentencepiece BPE model of `size` pieces, from a few sentences."""
+    import sentencepiece
+
+    text = folder / "text.txt"
+    text.write_text(
+        "\n".join(
+            f"{a} {b} {c}"
+            for a in ("the quick brown fox", "pack my box", "how vexingly", "sphinx of black")
+            for b in ("jumps over the lazy dog", "with five dozen liquor jugs", "quartz judge my")
+            for c in ("and daft zebras jump", "while the wizards hex", "for a bright vow")
+        )
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=size,
+        model_type="bpe", unk_id=0, bos_id=-1, eos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "vocab.txt").write_text("")
+    return folder / "tokenizer.model"
+
+
+def nemo_config(folder: Path, *, mels: int = 128, **encoder: object) -> dict:
+    """The real checkpoint's keys, at a size that a laptop steps in milliseconds."""
+    train_tokenizer(folder)
+    encoder_config = {
+        "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+        "feat_in": mels, "feat_out": -1, "n_layers": 3, "d_model": 64, "n_heads": 4,
+        "use_bias": False, "subsampling": "dw_striding", "subsampling_factor": 8,
+        "subsampling_conv_channels": 32, "causal_downsampling": True,
+        "ff_expansion_factor": 4, "self_attention_model": "rel_pos",
+        "att_context_size": [[LEFT, right] for right in (13, 6, 1, 0)],
+        "att_context_style": "chunked_limited", "xscaling": False, "untie_biases": True,
+        "pos_emb_max_len": 5000, "conv_kernel_size": 9, "conv_norm_type": "layer_norm",
+        "conv_context_size": "causal", "dropout": 0.1, "dropout_pre_encoder": 0.1,
+        "dropout_emb": 0.0, "dropout_att": 0.1, "reduction": None,
+        "stochastic_depth_drop_prob": 0.0,
+    } | encoder  # fmt: skip
+    width = encoder_config["d_model"]
+    return {
+        "sample_rate": 16000,
+        "preprocessor": {
+            "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+            "sample_rate": 16000, "normalize": "NA", "window_size": 0.025,
+            "window_stride": 0.01, "window": "hann", "features": mels, "n_fft": 512,
+            "log": True, "frame_splicing": 1, "dither": 1e-5, "pad_to": 0,
+        },
+        "tokenizer": {"dir": str(folder), "type": "bpe"},
+        "model_defaults": {"enc_hidden": width, "pred_hidden": 48, "joint_hidden": 48},
+        "encoder": encoder_config,
+        "decoder": {
+            "_target_": "nemo.collections.asr.modules.RNNTDecoder",
+            "normalization_mode": None, "random_state_sampling": False, "blank_as_pad": True,
+            "prednet": {"pred_hidden": 48, "pred_rnn_layers": 2, "t_max": None, "dropout": 0.2},
+        },
+        "joint": {
+            "_target_": "nemo.collections.asr.modules.RNNTJoint",
+            "log_softmax": None, "preserve_memory": False, "fuse_loss_wer": False,
+            "jointnet": {"joint_hidden": 48, "activation": "relu", "dropout": 0.2},
+        },
+        "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 10}},
+        "loss": {"loss_name": "default", "warprnnt_numba_kwargs": {"fastemit_lambda": 0.0}},
+    }  # fmt: skip
+
+
+def quiet_nemo():
+    """Import NeMo without its warnings; returns the RNNT-BPE model class."""
+    pytest.importorskip("nemo.collections.asr", reason="the reference needs the extra 'nemo'")
+    from nemo.collections.asr.models import EncDecRNNTBPEModel
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.setLevel(logging.ERROR)
+    return EncDecRNNTBPEModel
+
+
+def random_nemo(folder: Path, *, seed: int = 0, **config: object):
+    """Build a random model with NeMo and save it.
+
+    Returns:
+        The NeMo model in eval mode, and the path of its `.nemo` file.
+    """
+    import torch
+    from omegaconf import OmegaConf
+
+    model_class = quiet_nemo()
+    torch.manual_seed(seed)
+    model = model_class(OmegaConf.create(nemo_config(folder, **config)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Biases and the position biases start at zero: give them something to get wrong.
+            if parameter.dim() == 1 or "pos_bias" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.joint.joint_net[-1].weight.mul_(3.0)
+        model.joint.joint_net[-1].bias[-1] += 1.0
+    model.eval()
+    path = folder / "random.nemo"
+    model.save_to(str(path))
+    return model, path
+
+
+if __name__ == "__main__":
+    print(random_nemo(Path(tempfile.mkdtemp()))[1])

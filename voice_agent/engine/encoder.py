@@ -1,0 +1,199 @@
+"""The cache-aware FastConformer, one chunk of frames at a time.
+
+A layer is x + ½·FF(x), + attention, + convolution, + ½·FF, LayerNorm (nemo ConformerLayer). The
+past comes from the slot pool: K and V in a ring, and the last inputs of the depthwise
+convolution. Eager PyTorch; every tensor keeps the layout that a captured step will want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from voice_agent.engine.attention import (
+    distance_index,
+    position_table,
+    rel_attention,
+    ring_positions,
+)
+from voice_agent.engine.config import EncoderConfig
+from voice_agent.engine.slots import SlotPool
+from voice_agent.engine.subsampling import Subsampling
+
+Affine = tuple[torch.Tensor, torch.Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One conformer layer; each pair is (weight, bias or None)."""
+
+    norm_ff1: Affine
+    ff1: tuple[Affine, Affine]
+    norm_att: Affine
+    qkv: Affine
+    out: Affine
+    bias_u: torch.Tensor
+    bias_v: torch.Tensor
+    positions: torch.Tensor  # [head, d_head, distances]
+    norm_conv: Affine
+    point1: Affine
+    depthwise: Affine
+    conv_norm: Affine | None  # None: batch norm, folded into the depthwise convolution
+    point2: Affine
+    norm_ff2: Affine
+    ff2: tuple[Affine, Affine]
+    norm_out: Affine
+
+    @classmethod
+    def read(
+        cls, weights: Mapping[str, torch.Tensor], config: EncoderConfig, table: torch.Tensor
+    ) -> LayerWeights:
+        """Take one layer's weights under NeMo's names; fuse q, k, v and project positions."""
+
+        def pair(name: str) -> Affine:
+            return weights[f"{name}.weight"], weights.get(f"{name}.bias")
+
+        def point(name: str) -> Affine:
+            weight, bias = pair(name)
+            return weight.squeeze(-1), bias
+
+        q, k, v = (pair(f"self_attn.linear_{x}") for x in "qkv")
+        bias = torch.cat([q[1], k[1], v[1]]) if q[1] is not None else None  # type: ignore[list-item]
+        positions = F.linear(table, weights["self_attn.linear_pos.weight"])
+        positions = positions.view(len(table), config.n_heads, -1).permute(1, 2, 0).contiguous()
+        depthwise, conv_norm = pair("conv.depthwise_conv"), pair("conv.batch_norm")
+        if config.conv_norm_type == "batch_norm":
+            depthwise, conv_norm = _fold(weights, depthwise, conv_norm), None  # type: ignore[assignment]
+        return cls(
+            norm_ff1=pair("norm_feed_forward1"),
+            ff1=(pair("feed_forward1.linear1"), pair("feed_forward1.linear2")),
+            norm_att=pair("norm_self_att"),
+            qkv=(torch.cat([q[0], k[0], v[0]]), bias),
+            out=pair("self_attn.linear_out"),
+            bias_u=weights["self_attn.pos_bias_u"],
+            bias_v=weights["self_attn.pos_bias_v"],
+            positions=positions,
+            norm_conv=pair("norm_conv"),
+            point1=point("conv.pointwise_conv1"),
+            depthwise=depthwise,
+            conv_norm=conv_norm,
+            point2=point("conv.pointwise_conv2"),
+            norm_ff2=pair("norm_feed_forward2"),
+            ff2=(pair("feed_forward2.linear1"), pair("feed_forward2.linear2")),
+            norm_out=pair("norm_out"),
+        )
+
+
+def _fold(weights: Mapping[str, torch.Tensor], conv: Affine, norm: Affine) -> Affine:
+    """Batch norm at inference is an affine map of each channel: fold it into the convolution."""
+    variance, mean = weights["conv.batch_norm.running_var"], weights["conv.batch_norm.running_mean"]
+    gain = norm[0] * torch.rsqrt(variance + 1e-5)
+    bias = conv[1] if conv[1] is not None else torch.zeros_like(mean)
+    shift = norm[1] if norm[1] is not None else torch.zeros_like(mean)
+    return conv[0] * gain[:, None, None], (bias - mean) * gain + shift
+
+
+class Encoder:
+    """All layers; weights only, the state is the pool's."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], config: EncoderConfig) -> None:
+        """Take `encoder.*` of a state dict, on the device and in the dtype to compute in."""
+        self.config = config
+        self.max_chunk = max(config.right_contexts) + 1
+        any_weight = weights["layers.0.norm_out.weight"]
+        table = position_table(config.d_model, config.max_left, self.max_chunk).to(any_weight)
+        self.subsampling = Subsampling(_under(weights, "pre_encode."), config.feat_in)
+        self.layers = [
+            LayerWeights.read(_under(weights, f"layers.{i}."), config, table)
+            for i in range(config.n_layers)
+        ]
+
+    def __call__(
+        self,
+        mel: torch.Tensor,
+        pool: SlotPool,
+        slots: torch.Tensor,
+        pos: torch.Tensor,
+        right: int,
+    ) -> torch.Tensor:
+        """Encode one chunk a lane and move the slots on.
+
+        Args:
+            mel: shape (n, 8·(right + 1), n_mels).
+            pool: state.
+            slots: int64, shape (n,): distinct.
+            pos: int64, shape (n,): encoder frames of the segment before this chunk.
+            right: look-ahead in frames, one of the checkpoint's.
+
+        Returns:
+            shape (n, right + 1, d_model).
+        """
+        c = self.config
+        x = self.subsampling(mel, pool, slots, pos == 0)
+        if c.xscaling:
+            x = x * c.d_model**0.5
+        chunk, left = right + 1, c.left(right)
+        places = (pos[:, None] + torch.arange(chunk, device=pos.device)) % pool.ring
+        held = ring_positions(pos, chunk, pool.ring)
+        index, visible = distance_index(pos, held, chunk=chunk, left=left, max_chunk=self.max_chunk)
+        for i, w in enumerate(self.layers):
+            x = x + 0.5 * _feed_forward(_norm(x, w.norm_ff1), w.ff1)
+            x = x + self._attention(i, w, _norm(x, w.norm_att), pool, slots, places, index, visible)
+            x = x + self._convolution(i, w, _norm(x, w.norm_conv), pool, slots)
+            x = x + 0.5 * _feed_forward(_norm(x, w.norm_ff2), w.ff2)
+            x = _norm(x, w.norm_out)
+        return x
+
+    def _attention(
+        self,
+        layer: int,
+        w: LayerWeights,
+        x: torch.Tensor,
+        pool: SlotPool,
+        slots: torch.Tensor,
+        places: torch.Tensor,
+        index: torch.Tensor,
+        visible: torch.Tensor,
+    ) -> torch.Tensor:
+        n, chunk, _ = x.shape
+        q, k, v = F.linear(x, *w.qkv).view(n, chunk, 3, self.config.n_heads, -1).unbind(2)
+        lanes = slots[:, None]
+        pool.k[layer, lanes, places] = k
+        pool.v[layer, lanes, places] = v
+        out = rel_attention(
+            q,
+            pool.k[layer, slots],
+            pool.v[layer, slots],
+            bias_u=w.bias_u,
+            bias_v=w.bias_v,
+            table=w.positions,
+            index=index,
+            visible=visible,
+        )
+        return F.linear(out, *w.out)
+
+    def _convolution(
+        self, layer: int, w: LayerWeights, x: torch.Tensor, pool: SlotPool, slots: torch.Tensor
+    ) -> torch.Tensor:
+        x = F.glu(F.linear(x, *w.point1), dim=-1).transpose(1, 2)
+        x = torch.cat([pool.conv[layer, slots], x], dim=-1)
+        pool.conv[layer, slots] = x[:, :, -(self.config.conv_kernel_size - 1) :]
+        x = F.conv1d(x, *w.depthwise, groups=x.shape[1]).transpose(1, 2)
+        if w.conv_norm is not None:
+            x = _norm(x, w.conv_norm)
+        return F.linear(F.silu(x), *w.point2)
+
+
+def _norm(x: torch.Tensor, affine: Affine) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[-1:], *affine)
+
+
+def _feed_forward(x: torch.Tensor, w: tuple[Affine, Affine]) -> torch.Tensor:
+    return F.linear(F.silu(F.linear(x, *w[0])), *w[1])
+
+
+def _under(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}

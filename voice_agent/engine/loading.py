@@ -1,0 +1,132 @@
+"""From a model's name to a recogniser that is ready."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from voice_agent.engine.errors import EngineError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from voice_agent.engine.checkpoint import Checkpoint
+    from voice_agent.engine.nemotron import NemotronRecognizer
+    from voice_agent.engine.scheduler import Runner
+
+Backend = Literal["engine", "nemo"]
+CPU_SLOTS = 64
+CUDA_SLOTS = 256
+
+
+def pick_device(device: str) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        device: "auto" for a CUDA GPU where torch can use one and the CPU otherwise, or a torch
+            device by name.
+
+    Raises:
+        EngineError: CUDA was asked for and torch cannot use it.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        picked = torch.device(device)
+    except RuntimeError:
+        raise EngineError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+    if picked.type not in ("cpu", "cuda"):
+        raise EngineError(f"device {device!r} is not served; use auto, cpu, cuda or cuda:N")
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError(
+            f"device {device!r}: this torch ({torch.__version__}) sees no CUDA GPU; "
+            "use --device cpu, or install a CUDA build of torch"
+        )
+    return picked
+
+
+def load_recognizer(
+    model: str = "tiny-en",
+    *,
+    device: str = "auto",
+    right_context: int | None = None,
+    slots: int | None = None,
+    backend: Backend = "engine",
+    dtype: str | None = None,
+) -> NemotronRecognizer:
+    """Load a model and start its engine thread. Slow (seconds): not for an event loop.
+
+    Args:
+        model: an embedded model's name, a path to a `.nemo` file, or a Hugging Face id.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        right_context: default look-ahead in encoder frames; None takes the shortest that the
+            checkpoint was trained for (80 ms chunks).
+        slots: streams at most; None for 64 on a CPU and 256 on a GPU.
+        backend: "engine" is ours; "nemo" computes with NeMo itself, slowly, for comparison and
+            for checkpoints that the engine refuses.
+        dtype: of the encoder, "float32", "bfloat16" or "float16"; None for bfloat16 on a GPU and
+            float32 on a CPU.
+
+    Raises:
+        ModelNotFound: no such model; the message says how to get it.
+        CorruptCheckpoint: the file is damaged.
+        UnsupportedCheckpoint: a shape that the engine does not serve.
+        EngineError: the device cannot be used.
+        ValueError: a right context that the checkpoint was not trained for.
+    """
+    import torch
+
+    from voice_agent.engine.checkpoint import read_nemo
+    from voice_agent.engine.nemotron import NemotronRecognizer
+    from voice_agent.models import locate
+
+    where = pick_device(device)
+    slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
+    found = locate(model)
+    try:
+        checkpoint = read_nemo(found.path, name=model)
+        runner = _runner(backend, checkpoint, found.path, where, slots, dtype)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EngineError(
+            f"{model} with {slots} slots does not fit into the memory of {where}; "
+            "use fewer --slots or a smaller model"
+        ) from error
+    return NemotronRecognizer(
+        checkpoint,
+        runner,
+        slots=slots,
+        device=str(where),
+        right_context=right_context,
+        languages=found.languages,
+    )
+
+
+def _runner(
+    backend: str,
+    checkpoint: Checkpoint,
+    path: object,
+    device: torch.device,
+    slots: int,
+    dtype: str | None,
+) -> Runner:
+    import torch
+
+    if backend == "nemo":
+        from voice_agent.engine.nemo import NemoRunner
+
+        return NemoRunner(path, checkpoint.config, slots=slots, device=device)
+    if backend != "engine":
+        raise ModelError(checkpoint.name, f"backend {backend!r} is unknown; use engine or nemo")
+    from voice_agent.engine.runner import EngineRunner
+
+    kind = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    kind["float16"] = torch.float16
+    if dtype not in kind:
+        raise EngineError(f"dtype {dtype!r} is unknown; use float32, bfloat16 or float16")
+    default = torch.bfloat16 if device.type == "cuda" else torch.float32
+    # One thread a step: a step of the small models is shorter than waking a second thread.
+    threads = 1 if device.type == "cpu" and checkpoint.config.encoder.d_model <= 512 else None
+    return EngineRunner(
+        checkpoint, slots=slots, device=device, dtype=kind[dtype] or default, threads=threads
+    )

@@ -1,0 +1,107 @@
+"""The recogniser for cache-aware FastConformer-RNNT checkpoints: Nemotron Speech and tiny-en."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voice_agent.engine.chunks import Chunks
+from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions, deliver_here
+from voice_agent.engine.scheduler import Runner, Scheduler, Stats
+from voice_agent.engine.streams import EngineStream
+from voice_agent.engine.text import Tokenizer, Transcript
+
+if TYPE_CHECKING:
+    from voice_agent.engine.checkpoint import Checkpoint
+
+
+class NemotronRecognizer:
+    """Weights on a device, a slot pool, and the thread that owns both.
+
+    Attributes:
+        name: what the checkpoint was asked for by.
+        languages: BCP-47 codes that it writes; empty where the checkpoint does not say.
+        streaming: True: partials come while audio arrives.
+        device: where it computes, e.g. "cpu" or "cuda:0".
+        right_contexts: look-aheads that the checkpoint was trained for, in encoder frames.
+        right_context: the default look-ahead of a stream.
+    """
+
+    streaming = True
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        runner: Runner,
+        *,
+        slots: int,
+        device: str = "cpu",
+        right_context: int | None = None,
+        languages: tuple[str, ...] = (),
+    ) -> None:
+        """Start the engine thread over a runner that holds the checkpoint.
+
+        Args:
+            checkpoint: names, sizes and tokenizer.
+            runner: the checkpoint on its device, with `slots` slots.
+            slots: streams at most.
+            device: for messages.
+            right_context: default look-ahead; None takes the shortest that was trained.
+            languages: what it writes.
+
+        Raises:
+            ValueError: a right context that the checkpoint was not trained for.
+        """
+        config = checkpoint.config
+        self.name = checkpoint.name
+        self.languages = languages
+        self.device = device
+        self.right_contexts = config.encoder.right_contexts
+        self.right_context = self._right(right_context, default=self.right_contexts[0])
+        self.tokenizer = Tokenizer(checkpoint.tokenizer_model)
+        self._scheduler = Scheduler(
+            runner,
+            {right: Chunks.of(config, right) for right in self.right_contexts},
+            lambda: Transcript(self.tokenizer, config.frame_s),
+            slots=slots,
+            language=languages[0] if len(languages) == 1 else None,
+        )
+        self._scheduler.start(f"engine-{Path(self.name).stem}")
+
+    def _right(self, right: int | None, default: int) -> int:
+        if right is None:
+            return default
+        if right not in self.right_contexts:
+            raise ValueError(
+                f"right_context {right} is not one of {self.name}'s: "
+                f"{', '.join(map(str, self.right_contexts))}"
+            )
+        return right
+
+    @property
+    def stats(self) -> Stats:
+        """Counters of the engine thread."""
+        return self._scheduler.stats
+
+    def open(
+        self,
+        on_event: OnEvent,
+        *,
+        deliver: Deliver = deliver_here,
+        options: StreamOptions | None = None,
+    ) -> EngineStream:
+        """Claim a slot; see `Recognizer.open`."""
+        options = options or StreamOptions()
+        if options.extra:
+            raise ValueError(f"{self.name} does not know the option {min(options.extra)!r}")
+        primary = (options.language or "").split("-")[0].lower()
+        if primary and self.languages and primary not in self.languages:
+            raise ValueError(
+                f"{self.name} writes {', '.join(self.languages)}, not {options.language!r}"
+            )
+        right = self._right(options.right_context, default=self.right_context)
+        return self._scheduler.open(on_event, deliver, options, right)
+
+    def close(self) -> None:
+        """Stop the engine thread; see `Recognizer.close`."""
+        self._scheduler.stop()

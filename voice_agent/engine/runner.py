@@ -1,0 +1,105 @@
+"""Features, encoder and decoder as one step over the slot pool. Eager PyTorch, any device.
+
+Engine thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from voice_agent.engine.checkpoint import Checkpoint
+from voice_agent.engine.decoder import Decoder, Emission
+from voice_agent.engine.encoder import Encoder
+from voice_agent.engine.errors import CorruptCheckpoint
+from voice_agent.engine.features import LogMel
+from voice_agent.engine.slots import SlotPool
+
+
+class EngineRunner:
+    """The weights and the pool of one checkpoint on one device."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        slots: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+    ) -> None:
+        """Put a checkpoint on a device.
+
+        Args:
+            checkpoint: read by `voice_agent.engine.checkpoint`.
+            slots: streams that the pool holds.
+            device: where to compute.
+            dtype: of the encoder; features and decoder stay float32.
+            threads: CPU threads of one operation; None leaves torch's own choice.
+
+        Raises:
+            CorruptCheckpoint: a weight is missing or has the wrong shape.
+        """
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._threads = threads
+        self.config = checkpoint.config
+        weights = {
+            name: tensor.to(self.device, torch.float32)
+            for name, tensor in checkpoint.weights.items()
+            if tensor.is_floating_point()
+        }
+        try:
+            self.features = LogMel(self.config.preprocessor, self.device)
+            self.encoder = Encoder(
+                {
+                    name.removeprefix("encoder."): tensor.to(dtype)
+                    for name, tensor in weights.items()
+                    if name.startswith("encoder.")
+                },
+                self.config.encoder,
+            )
+            self.decoder = Decoder(weights, self.config.decoder)
+            self.pool = SlotPool(
+                self.config,
+                slots,
+                freq=self.encoder.subsampling.cached_freq,
+                device=self.device,
+                dtype=dtype,
+            )
+            with torch.inference_mode():
+                self._start = self.decoder.start()
+        except KeyError as error:
+            raise CorruptCheckpoint(checkpoint.name, f"the weight {error} is missing") from error
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise CorruptCheckpoint(
+                checkpoint.name, f"its weights do not fit its config ({error})"
+            ) from error
+
+    @torch.inference_mode()
+    def reset(self, slot: int) -> None:
+        """A new segment begins in `slot`."""
+        self.pool.reset(slot, self._start)
+
+    @torch.inference_mode()
+    def step(
+        self, slots: Sequence[int], pos: Sequence[int], pcm: np.ndarray, right: int
+    ) -> list[Emission]:
+        """Compute one chunk a lane; see `voice_agent.engine.scheduler.Runner.step`."""
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+            self._threads = None
+        lanes = torch.tensor(slots, device=self.device)
+        mel = self.features(torch.from_numpy(pcm).to(self.device))
+        encoded = self.encode(mel, lanes, torch.tensor(pos, device=self.device), right)
+        return self.decoder(encoded, self.pool, lanes)
+
+    def encode(
+        self, mel: torch.Tensor, slots: torch.Tensor, pos: torch.Tensor, right: int
+    ) -> torch.Tensor:
+        """Mel frames (n, 8·(right + 1), n_mels) to encoder frames (n, right + 1, d_model)."""
+        return self.encoder(mel.to(self.dtype), self.pool, slots, pos, right)
