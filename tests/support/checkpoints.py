@@ -107,12 +107,36 @@ def random_nemo(folder: Path, *, seed: int = 0, **config: object):
             # Biases and the position biases start at zero: give them something to get wrong.
             if parameter.dim() == 1 or "pos_bias" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        model.joint.joint_net[-1].weight.mul_(3.0)
-        model.joint.joint_net[-1].bias[-1] += 1.0
     model.eval()
+    _liven(model)
     path = folder / "random.nemo"
     model.save_to(str(path))
     return model, path
+
+
+def _liven(model) -> None:
+    """Make the joint depend on what is heard and on what was said.
+
+    A random encoder's frames are nearly one constant vector, so a random joint would repeat one
+    token for ever. Centre and scale both of its inputs as they come.
+    """
+    import torch
+
+    seconds = torch.arange(16000 * 8) / 16000
+    audio = torch.randn(1, len(seconds)) * 0.2 * torch.sin(5 * seconds) ** 2
+    with torch.no_grad():
+        encoded, _ = model.forward(
+            input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]])
+        )
+        tokens = torch.randint(0, model.decoder.vocab_size, (1, 400))
+        predicted, _, _ = model.decoder(targets=tokens, target_length=torch.tensor([400]))
+        for layer, frames in ((model.joint.enc, encoded), (model.joint.pred, predicted)):
+            out = layer(frames[0].T)
+            layer.weight.div_(out.std(0)[:, None])
+            layer.bias.sub_(out.mean(0)).div_(out.std(0))
+        logits = model.joint.joint(encoded.transpose(1, 2), predicted.transpose(1, 2))[0]
+        margin = logits[..., :-1].amax(-1) - logits[..., -1]
+        model.joint.joint_net[-1].bias[-1] += margin.quantile(0.7)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Mel frame m is centred on sample 160·m: its window reaches from 160·m - 200 to 160·m + 199, and
 the STFT pads the segment's start with zeros. A chunk of frames is therefore a function of one
-stretch of PCM, cut out by `window_of`, and nothing of the past is computed again.
+stretch of PCM (`chunks.Chunks.window`), and nothing of the past is computed again.
 
 Formulas: nemo/collections/asr/parts/preprocessing/features.py, `FilterbankFeatures`.
 """
@@ -51,23 +51,9 @@ class LogMel:
         right = config.n_fft - config.win_length - left
         self.window = torch.nn.functional.pad(window, (left, right)).to(device)
         self.filters = mel_filterbank(config).to(device)
-        self.edge = config.win_length // 2
-
-    def samples_needed(self, last_frame: int) -> int:
-        """Samples of the segment that must be there before mel frame `last_frame` is final."""
-        return last_frame * self.config.hop_length + self.edge
-
-    def window_of(self, first_frame: int, frames: int) -> tuple[int, int]:
-        """Samples [start, stop) that `frames` frames from `first_frame` on are computed from.
-
-        One more at the left for the pre-emphasis. Both ends may lie outside the segment, which
-        is zero there.
-        """
-        start = first_frame * self.config.hop_length - self.config.n_fft // 2 - 1
-        return start, start + self.window_samples(frames)
 
     def window_samples(self, frames: int) -> int:
-        """Length of the stretch that `window_of` names."""
+        """Samples that `frames` frames are computed from; one at the left for pre-emphasis."""
         return (frames - 1) * self.config.hop_length + self.config.n_fft + 1
 
     def __call__(self, pcm: torch.Tensor) -> torch.Tensor:

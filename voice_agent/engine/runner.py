@@ -69,8 +69,7 @@ class EngineRunner:
                 device=self.device,
                 dtype=dtype,
             )
-            with torch.inference_mode():
-                self._start = self.decoder.start()
+            self._start = self._try_out()
         except KeyError as error:
             raise CorruptCheckpoint(checkpoint.name, f"the weight {error} is missing") from error
         except (RuntimeError, ValueError) as error:
@@ -79,6 +78,19 @@ class EngineRunner:
             raise CorruptCheckpoint(
                 checkpoint.name, f"its weights do not fit its config ({error})"
             ) from error
+
+    @torch.inference_mode()
+    def _try_out(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Step once over silence, so that weights of a wrong shape show now and not in a call."""
+        start = self.decoder.start()
+        self.pool.reset(0, start)
+        slot, pos = torch.zeros(2, 1, dtype=torch.int64, device=self.device)
+        right = self.config.encoder.right_contexts[0]
+        frames = self.config.encoder.chunk_frames(right)
+        silence = torch.zeros(1, self.features.window_samples(frames), device=self.device)
+        encoded = self.encode(self.features(silence), slot, pos, right)
+        self.decoder(encoded, self.pool, slot)
+        return start
 
     @torch.inference_mode()
     def reset(self, slot: int) -> None:

@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine:
+#   make demo    install, start the server, place one real WebRTC call to it, and say what it heard
+#   make test    install, and pass the tests
+# Both stand on `make setup`, which fills .venv and repeats itself only when the pins change.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Without a GPU, PyTorch's CPU build saves gigabytes; where the index offers none, pip says so.
+TORCH  ?= torch==2.13.0
+
+.PHONY: setup demo serve test lint check clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v.major}.{v.minor}; say make PYTHON=python3.12 ...")'
+	@echo "[1/3] making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/3] installing PyTorch ($(TORCH)); this is the largest download"
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar on -q -c constraints.txt "$(TORCH)"
+	@echo "[3/3] installing voice-agent with the demo, NeMo (the tests' reference) and the test tools"
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar on -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/voice-agent demo
+
+serve: setup
+	@$(BIN)/voice-agent serve
+
+test: setup
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

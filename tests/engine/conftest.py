@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.support.checkpoints import random_nemo
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory):
+    """A random NeMo model and its `.nemo` file."""
+    return random_nemo(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(random_model):
+    from voice_agent.engine.checkpoint import read_nemo
+
+    return read_nemo(random_model[1])
+
+
+@pytest.fixture
+def noise():
+    """Audio of any length that a random model does not find dull."""
+
+    def make(samples: int, seed: int = 0) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        swell = np.sin(np.arange(samples) / 3000) ** 2
+        return (rng.standard_normal(samples) * 0.2 * swell).astype(np.float32)
+
+    return make
