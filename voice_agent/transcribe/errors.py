@@ -1,0 +1,15 @@
+"""What is wrong with an audio file."""
+
+from __future__ import annotations
+
+
+class AudioFileError(Exception):
+    """A file that cannot be transcribed; the message is one sentence.
+
+    Attributes:
+        file: its name, as it was given.
+    """
+
+    def __init__(self, file: str, problem: str) -> None:
+        self.file = file
+        super().__init__(f"{file}: {problem}")

@@ -1,0 +1,182 @@
+"""A recording through a recogniser: pieces in, a `Transcript` out.
+
+Segments go through one stream, one after the other: the next is fed when the final of the last
+is there, so that a fast reader does not pile up an hour of audio before a slow recogniser.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from voice_agent.engine.recognizer import (
+    SAMPLE_RATE,
+    Event,
+    Failed,
+    Final,
+    Partial,
+    Recognizer,
+    StreamOptions,
+    Word,
+)
+from voice_agent.transcribe.audio import AudioFile
+from voice_agent.transcribe.segments import silero, speech, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of speech.
+
+    Attributes:
+        text: what was said.
+        start_s: where its audio begins, in seconds from the recording's start.
+        end_s: where its audio ends.
+        tokens: token ids.
+        words: with times from the recording's start.
+        language: BCP-47 code, where the recogniser knows it.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    tokens: tuple[int, ...]
+    words: tuple[Word, ...]
+    language: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One recording.
+
+    Attributes:
+        file: its name, as it was given.
+        text: all segments, joined by spaces.
+        language: the one in which most was said; None where unknown or nothing was said.
+        segments: in order, those without text left out.
+    """
+
+    file: str
+    text: str
+    language: str | None
+    segments: tuple[Segment, ...]
+
+
+OnPartial = Callable[[str], None]
+
+
+def transcribe(
+    audio: AudioFile,
+    recognizer: Recognizer,
+    *,
+    right_context: int | None = None,
+    one_segment: bool = False,
+    on_partial: OnPartial | None = None,
+    on_segment: Callable[[Segment], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Transcript:
+    """Transcribe one recording. Blocks.
+
+    Args:
+        audio: an open file.
+        recognizer: loaded.
+        right_context: look-ahead in encoder frames; None for the recogniser's default.
+        one_segment: the whole file as one segment, instead of the speech that the VAD finds.
+        on_partial: gets the current segment's text as it grows.
+        on_segment: gets each segment when it is final.
+        on_progress: gets the seconds of the recording that have been read.
+
+    Raises:
+        AudioFileError: the file turns out to be damaged.
+        EngineError: the recogniser failed.
+        ValueError: the recogniser does not serve this right context.
+    """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    stream = recognizer.open(
+        events.put,
+        options=StreamOptions(right_context=right_context, partials=on_partial is not None),
+    )
+    read_s = 0.0
+
+    def pieces() -> Iterator[np.ndarray]:
+        nonlocal read_s
+        for pcm in audio.pieces():
+            yield pcm
+            read_s += pcm.size / SAMPLE_RATE
+            if on_progress is not None:
+                on_progress(read_s)
+
+    cut = whole(pieces()) if one_segment else speech(pieces(), silero())
+    segments: list[Segment] = []
+    fed_s = 0.0
+    try:
+        for piece in cut:
+            if piece.pcm.size:
+                stream.feed(piece.pcm)
+                fed_s += piece.pcm.size / SAMPLE_RATE
+            if not piece.last:
+                _show_partials(events, on_partial)
+                continue
+            stream.finish()
+            segment = _segment(_final(events, on_partial), piece.start_s, fed_s)
+            fed_s = 0.0
+            if segment.text:
+                segments.append(segment)
+                if on_segment is not None:
+                    on_segment(segment)
+    finally:
+        stream.close()
+        cut.close()  # else an error's traceback would keep the resampler alive to the very end
+    return Transcript(
+        file=audio.name,
+        text=" ".join(s.text for s in segments),
+        language=_main_language(segments),
+        segments=tuple(segments),
+    )
+
+
+def _show_partials(events: queue.SimpleQueue[Event], on_partial: OnPartial | None) -> None:
+    """Take what is there, without waiting."""
+    while not events.empty():
+        _accept(events.get(), on_partial)
+
+
+def _final(events: queue.SimpleQueue[Event], on_partial: OnPartial | None) -> Final:
+    """Wait for the segment's end."""
+    while True:
+        event = events.get()
+        if isinstance(event, Final):
+            return event
+        _accept(event, on_partial)
+
+
+def _accept(event: Event, on_partial: OnPartial | None) -> None:
+    if isinstance(event, Failed):
+        raise event.error
+    if isinstance(event, Partial) and on_partial is not None:
+        on_partial(event.text)
+
+
+def _segment(final: Final, start_s: float, audio_s: float) -> Segment:
+    words = tuple(
+        Word(w.word, start_s + w.start_s, start_s + w.end_s, w.confidence) for w in final.words
+    )
+    return Segment(
+        text=final.text.strip(),
+        start_s=start_s,
+        end_s=start_s + audio_s,
+        tokens=final.tokens,
+        words=words,
+        language=final.language,
+    )
+
+
+def _main_language(segments: list[Segment]) -> str | None:
+    seconds: dict[str, float] = {}
+    for segment in segments:
+        if segment.language is not None:
+            seconds.setdefault(segment.language, 0.0)
+            seconds[segment.language] += segment.end_s - segment.start_s
+    return max(seconds, key=lambda language: seconds[language]) if seconds else None
