@@ -8,10 +8,10 @@ import torch
 
 from tests.engine.reference import nemo_stream
 from tests.support.checkpoints import RIGHTS, random_nemo
+from tests.support.collect import Collector
 from voice_agent.engine.checkpoint import read_nemo
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.nemotron import NemotronRecognizer
-from tests.support.collect import Collector
 from voice_agent.engine.recognizer import StreamOptions
 from voice_agent.engine.runner import EngineRunner
 
@@ -80,13 +80,17 @@ def assert_equal_to_nemo(model, checkpoint, audio: np.ndarray, right: int) -> li
 
 @pytest.mark.parametrize("right", RIGHTS)
 @pytest.mark.parametrize("length_ms", LENGTHS_MS)
-def test_features_encoder_and_tokens_equal_nemo(random_model, random_checkpoint, noise, right, length_ms):  # fmt: skip
+def test_features_encoder_and_tokens_equal_nemo(
+    random_model, random_checkpoint, noise, right, length_ms
+):
     audio = noise(length_ms * 16)
     assert_equal_to_nemo(random_model[0], random_checkpoint, audio, right)
 
 
 @pytest.mark.parametrize("right", RIGHTS)
-def test_half_a_minute_wraps_the_ring_and_still_equals_nemo(random_model, random_checkpoint, noise, right):  # fmt: skip
+def test_half_a_minute_wraps_the_ring_and_still_equals_nemo(
+    random_model, random_checkpoint, noise, right
+):
     tokens = assert_equal_to_nemo(random_model[0], random_checkpoint, noise(30 * 16000), right)
     assert len(set(tokens)) > 3, "a model that says one thing proves little"
 
@@ -95,7 +99,12 @@ def test_half_a_minute_wraps_the_ring_and_still_equals_nemo(random_model, random
     "config",
     [
         {"mels": 80, "use_bias": True, "xscaling": True, "conv_norm_type": "batch_norm"},
-        {"d_model": 48, "n_heads": 2, "conv_kernel_size": 5, "att_context_size": [[28, 6], [28, 0]]},
+        {
+            "d_model": 48,
+            "n_heads": 2,
+            "conv_kernel_size": 5,
+            "att_context_size": [[28, 6], [28, 0]],
+        },
     ],
     ids=["biases, scaling, batch norm", "other contexts and kernel"],
 )

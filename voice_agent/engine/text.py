@@ -61,20 +61,21 @@ class Transcript:
     def append(self, token: int, frame: int, prob: float) -> None:
         """Add a token that encoder frame `frame` of the segment emitted."""
         self.tokens.append(token)
-        surface = self.tokenizer.piece(token)
-        if surface.startswith(" "):
+        first, *rest = self.tokenizer.piece(token).split(" ")
+        self._extend(first, frame, prob)
+        for part in rest:
             self._close()
-        for i, part in enumerate(surface.split(" ")):
-            if i and self._text:
-                self._close()
-            if part:
-                if not self._text:
-                    self._span[0] = frame
-                    self._probs = []
-                self._text += part
-        if self._text:
-            self._span[1] = frame + 1
-            self._probs.append(prob)
+            self._extend(part, frame, prob)
+
+    def _extend(self, part: str, frame: int, prob: float) -> None:
+        if not part:
+            return
+        if not self._text:
+            self._span[0] = frame
+            self._probs = []
+        self._text += part
+        self._span[1] = frame + 1
+        self._probs.append(prob)
 
     def _word(self) -> Word:
         start, end = (f * self.frame_s for f in self._span)

@@ -1,0 +1,123 @@
+"""Checkpoints of the real sizes with random weights: for speed and memory, not for meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from voice_agent.engine.checkpoint import Checkpoint
+from voice_agent.engine.config import ModelConfig
+
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    # Sizes of nvidia/nemotron-speech-streaming-en-0.6b.
+    "nemotron-0.6b": {
+        "features": 128, "n_layers": 24, "d_model": 1024, "n_heads": 8, "channels": 256,
+        "contexts": [[70, 13], [70, 6], [70, 1], [70, 0]], "pred": 640, "joint": 640,
+        "vocab": 1024, "bias": False,
+    },
+    # Small enough to debug a benchmark on a laptop.
+    "toy": {
+        "features": 80, "n_layers": 2, "d_model": 64, "n_heads": 2, "channels": 16,
+        "contexts": [[70, 13], [70, 6], [70, 1], [70, 0]], "pred": 32, "joint": 32,
+        "vocab": 64, "bias": False,
+    },
+}  # fmt: skip
+BLANK_BIAS = 2.5
+"""Added to blank's logit, so that a random joint is silent in most frames, as in speech."""
+
+
+def model_config(shape: str) -> dict[str, Any]:
+    """`model_config.yaml` of a named shape.
+
+    Raises:
+        ValueError: no such shape.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"shape {shape!r} is unknown; known: {', '.join(SHAPES)}")
+    s = SHAPES[shape]
+    return {
+        "preprocessor": {"sample_rate": 16000, "normalize": "NA", "features": s["features"]},
+        "encoder": {
+            "feat_in": s["features"], "n_layers": s["n_layers"], "d_model": s["d_model"],
+            "n_heads": s["n_heads"], "subsampling": "dw_striding", "subsampling_factor": 8,
+            "subsampling_conv_channels": s["channels"], "causal_downsampling": True,
+            "att_context_style": "chunked_limited", "att_context_size": s["contexts"],
+            "conv_kernel_size": 9, "conv_norm_type": "layer_norm", "conv_context_size": "causal",
+            "xscaling": False, "use_bias": s["bias"],
+        },
+        "decoder": {
+            "vocab_size": s["vocab"],
+            "prednet": {"pred_hidden": s["pred"], "pred_rnn_layers": 2},
+        },
+        "joint": {"jointnet": {"joint_hidden": s["joint"], "activation": "relu"}},
+    }  # fmt: skip
+
+
+def random_checkpoint(shape: str, seed: int = 0) -> Checkpoint:
+    """Random weights of a named shape, without a tokenizer."""
+    raw = model_config(shape)
+    config = ModelConfig.read(shape, raw)
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*size: int) -> torch.Tensor:
+        fan_in = max(1, torch.Size(size[1:]).numel())
+        return torch.randn(size, generator=generator) * fan_in**-0.5
+
+    weights = {
+        name: torch.ones(size) if name.endswith(("norm.weight", "norm_out.weight")) else rand(*size)
+        for name, size in _sizes(config).items()
+    }
+    weights["joint.joint_net.2.bias"][-1] += BLANK_BIAS
+    return Checkpoint(shape, config, raw, weights, b"")
+
+
+def _sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    e, d = config.encoder, config.decoder
+    width, channels = e.d_model, e.subsampling_conv_channels
+    freq = config.preprocessor.features
+    for _ in range(3):
+        freq = freq // 2 + 1
+    sizes: dict[str, tuple[int, ...]] = {
+        "encoder.pre_encode.conv.0.weight": (channels, 1, 3, 3),
+        "encoder.pre_encode.out.weight": (width, channels * freq),
+        "encoder.pre_encode.out.bias": (width,),
+    }
+    for i in (2, 5):
+        sizes[f"encoder.pre_encode.conv.{i}.weight"] = (channels, 1, 3, 3)
+        sizes[f"encoder.pre_encode.conv.{i + 1}.weight"] = (channels, channels, 1, 1)
+    sizes |= {f"encoder.pre_encode.conv.{i}.bias": (channels,) for i in (0, 2, 3, 5, 6)}
+    inner = width * e.ff_expansion_factor
+    head = (e.n_heads, width // e.n_heads)
+    layer: dict[str, tuple[int, ...]] = {
+        "self_attn.pos_bias_u": head,
+        "self_attn.pos_bias_v": head,
+        "conv.pointwise_conv1.weight": (2 * width, width, 1),
+        "conv.depthwise_conv.weight": (width, 1, e.conv_kernel_size),
+        "conv.pointwise_conv2.weight": (width, width, 1),
+    }
+    norms = ("feed_forward1", "self_att", "conv", "feed_forward2", "out")
+    for norm in [f"norm_{n}" for n in norms] + ["conv.batch_norm"]:
+        layer |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    for ff in ("feed_forward1", "feed_forward2"):
+        layer |= {f"{ff}.linear1.weight": (inner, width), f"{ff}.linear2.weight": (width, inner)}
+    for name in ("q", "k", "v", "out", "pos"):
+        layer[f"self_attn.linear_{name}.weight"] = (width, width)
+    for i in range(e.n_layers):
+        sizes |= {f"encoder.layers.{i}.{name}": size for name, size in layer.items()}
+    sizes |= {
+        "decoder.prediction.embed.weight": (d.vocab_size + 1, d.pred_hidden),
+        "joint.enc.weight": (d.joint_hidden, width),
+        "joint.enc.bias": (d.joint_hidden,),
+        "joint.pred.weight": (d.joint_hidden, d.pred_hidden),
+        "joint.pred.bias": (d.joint_hidden,),
+        "joint.joint_net.2.weight": (d.vocab_size + 1, d.joint_hidden),
+        "joint.joint_net.2.bias": (d.vocab_size + 1,),
+    }
+    for i in range(d.pred_rnn_layers):
+        for kind in ("ih", "hh"):
+            name = f"decoder.prediction.dec_rnn.lstm.{{}}_{kind}_l{i}"
+            sizes[name.format("weight")] = (4 * d.pred_hidden, d.pred_hidden)
+            sizes[name.format("bias")] = (4 * d.pred_hidden,)
+    return sizes
