@@ -43,12 +43,13 @@ class Checkpoint:
     tokenizer_model: bytes
 
 
-def read_nemo(path: Path, name: str | None = None) -> Checkpoint:
+def read_nemo(path: Path, name: str | None = None, *, strict: bool = True) -> Checkpoint:
     """Read a `.nemo` file.
 
     Args:
         path: the file.
         name: how to call it in messages; its path where None.
+        strict: refuse what our own engine does not compute; False for the NeMo backend.
 
     Raises:
         ModelNotFound: no such file.
@@ -70,7 +71,7 @@ def read_nemo(path: Path, name: str | None = None) -> Checkpoint:
             raw = yaml.safe_load(_bytes(tar, members, CONFIG_NAME, name))
             if not isinstance(raw, dict):
                 raise CorruptCheckpoint(name, f"{CONFIG_NAME} is not a mapping")
-            config = ModelConfig.read(name, raw)
+            config = ModelConfig.read(name, raw, strict)
             tokenizer = _bytes(tar, members, _tokenizer_member(raw, members, name), name)
             weights_file = tar.extractfile(_member(members, WEIGHTS_NAME, name))
             if weights_file is None:

@@ -14,17 +14,25 @@ from typing import Any
 from voice_agent.engine.errors import UnsupportedCheckpoint
 
 _MISSING = object()
+_OTHER_BACKEND = "; load_recognizer(..., backend='nemo') runs it through NeMo"
 
 
 class _Section:
-    """Reads one mapping of the config key by key and refuses what is left over."""
+    """Reads one mapping of the config key by key and refuses what is left over.
 
-    def __init__(self, model: str, name: str, values: Mapping[str, Any] | None) -> None:
+    With `strict` off (the NeMo backend computes whatever NeMo can), only what decides which
+    samples a chunk needs is checked: the `vital` keys.
+    """
+
+    def __init__(
+        self, model: str, name: str, values: Mapping[str, Any] | None, strict: bool
+    ) -> None:
         if values is None:
             raise UnsupportedCheckpoint(model, f"its config has no section {name!r}")
         self.model = model
         self.name = name
         self.left = dict(values)
+        self.strict = strict
 
     def take(self, key: str, default: Any = _MISSING) -> Any:
         value = self.left.pop(key, _MISSING)
@@ -34,13 +42,15 @@ class _Section:
             return default
         return value
 
-    def require(self, key: str, allowed: tuple[Any, ...], default: Any) -> Any:
+    def require(
+        self, key: str, allowed: tuple[Any, ...], default: Any, *, vital: bool = False
+    ) -> Any:
         value = self.take(key, default)
-        if value not in allowed:
+        if value not in allowed and (vital or self.strict):
             raise UnsupportedCheckpoint(
                 self.model,
                 f"{self.name}.{key} = {value!r} is not served (known: "
-                f"{', '.join(map(repr, allowed))}); backend='nemo' runs it through NeMo",
+                f"{', '.join(map(repr, allowed))}){'' if vital else _OTHER_BACKEND}",
             )
         return value
 
@@ -50,11 +60,10 @@ class _Section:
 
     def done(self) -> None:
         unknown = sorted(k for k, v in self.left.items() if v is not None)
-        if unknown:
+        if unknown and self.strict:
             raise UnsupportedCheckpoint(
                 self.model,
-                f"unknown key {self.name}.{unknown[0]} = {self.left[unknown[0]]!r}; "
-                "backend='nemo' runs it through NeMo",
+                f"unknown key {self.name}.{unknown[0]} = {self.left[unknown[0]]!r}{_OTHER_BACKEND}",
             )
 
 
@@ -87,17 +96,19 @@ class PreprocessorConfig:
         return int(self.window_stride * self.sample_rate)
 
     @classmethod
-    def read(cls, model: str, values: Mapping[str, Any] | None) -> PreprocessorConfig:
+    def read(
+        cls, model: str, values: Mapping[str, Any] | None, strict: bool = True
+    ) -> PreprocessorConfig:
         """Read the section; see `ModelConfig.read`."""
-        s = _Section(model, "preprocessor", values)
+        s = _Section(model, "preprocessor", values, strict)
         s.ignore("_target_", "dither", "pad_to", "pad_value", "rng", "nb_augmentation_prob")
         s.ignore("nb_max_freq", "use_torchaudio", "max_duration", "stft_conv", "stft_exact_pad")
         # Per-feature normalisation needs the whole utterance, so it cannot stream.
-        s.require("normalize", ("NA", None, "", "None", False), None)
+        s.require("normalize", ("NA", None, "", "None", False), None, vital=True)
         s.require("log", (True,), True)
-        s.require("frame_splicing", (1,), 1)
-        s.require("exact_pad", (False,), False)
-        sample_rate = s.require("sample_rate", (16000,), 16000)
+        s.require("frame_splicing", (1,), 1, vital=True)
+        s.require("exact_pad", (False,), False, vital=True)
+        sample_rate = s.require("sample_rate", (16000,), 16000, vital=True)
         guard = s.take("log_zero_guard_value", 2**-24)
         if isinstance(guard, str):
             import torch
@@ -159,19 +170,21 @@ class EncoderConfig:
         return (1 + right) * self.subsampling_factor
 
     @classmethod
-    def read(cls, model: str, values: Mapping[str, Any] | None) -> EncoderConfig:
+    def read(
+        cls, model: str, values: Mapping[str, Any] | None, strict: bool = True
+    ) -> EncoderConfig:
         """Read the section; see `ModelConfig.read`."""
-        s = _Section(model, "encoder", values)
+        s = _Section(model, "encoder", values, strict)
         s.ignore("_target_", "att_context_probs", "dropout", "dropout_pre_encoder", "dropout_emb")
         s.ignore("dropout_att", "stochastic_depth_drop_prob", "stochastic_depth_mode")
         s.ignore("stochastic_depth_start_layer", "pos_emb_max_len", "use_pytorch_sdpa")
         s.ignore("use_pytorch_sdpa_backends", "sync_max_audio_length")
         s.ignore("subsampling_conv_chunking_factor", "reduction_position", "reduction_factor")
         s.ignore("global_tokens_spacing", "global_attn_separate")
-        s.require("att_context_style", ("chunked_limited",), "regular")
+        s.require("att_context_style", ("chunked_limited",), "regular", vital=True)
         s.require("self_attention_model", ("rel_pos",), "rel_pos")
-        s.require("subsampling", ("dw_striding",), "striding")
-        s.require("causal_downsampling", (True,), False)
+        s.require("subsampling", ("dw_striding",), "striding", vital=True)
+        s.require("causal_downsampling", (True,), False, vital=True)
         s.require("untie_biases", (True,), True)
         s.require("conv_context_style", ("regular",), "regular")
         s.require("reduction", (None,), None)
@@ -194,7 +207,7 @@ class EncoderConfig:
             d_model=d_model,
             n_heads=s.take("n_heads", 4),
             ff_expansion_factor=s.take("ff_expansion_factor", 4),
-            subsampling_factor=s.require("subsampling_factor", (8,), 4),
+            subsampling_factor=s.require("subsampling_factor", (8,), 4, vital=True),
             subsampling_conv_channels=d_model if channels == -1 else channels,
             att_context_size=tuple((int(left), int(right)) for left, right in contexts),
             conv_kernel_size=kernel,
@@ -223,20 +236,20 @@ class DecoderConfig:
         return self.vocab_size
 
     @classmethod
-    def read(cls, model: str, config: Mapping[str, Any]) -> DecoderConfig:
+    def read(cls, model: str, config: Mapping[str, Any], strict: bool = True) -> DecoderConfig:
         """Read `decoder`, `joint` and `decoding.greedy`; see `ModelConfig.read`."""
-        dec = _Section(model, "decoder", config.get("decoder"))
+        dec = _Section(model, "decoder", config.get("decoder"), strict)
         dec.ignore("_target_", "normalization_mode", "random_state_sampling")
         dec.require("blank_as_pad", (True,), True)
-        pred = _Section(model, "decoder.prednet", dec.take("prednet"))
+        pred = _Section(model, "decoder.prednet", dec.take("prednet"), strict)
         pred.ignore("t_max", "dropout", "weights_init_scale", "hidden_hidden_bias_scale")
         pred.require("rnn_hidden_size", (-1, None), -1)
-        joint = _Section(model, "joint", config.get("joint"))
+        joint = _Section(model, "joint", config.get("joint"), strict)
         joint.ignore("_target_", "log_softmax", "preserve_memory", "fuse_loss_wer")
         joint.ignore("fused_batch_size", "vocabulary", "experimental_fuse_loss_wer", "num_classes")
         # Extra outputs are the durations of a TDT model: another decoder.
         joint.require("num_extra_outputs", (0,), 0)
-        net = _Section(model, "joint.jointnet", joint.take("jointnet"))
+        net = _Section(model, "joint.jointnet", joint.take("jointnet"), strict)
         net.ignore("dropout", "encoder_hidden", "pred_hidden")
         greedy = (config.get("decoding") or {}).get("greedy") or {}
         result = cls(
@@ -266,18 +279,19 @@ class ModelConfig:
         return self.preprocessor.window_stride * self.encoder.subsampling_factor
 
     @classmethod
-    def read(cls, model: str, config: Mapping[str, Any]) -> ModelConfig:
+    def read(cls, model: str, config: Mapping[str, Any], strict: bool = True) -> ModelConfig:
         """Read a whole config.
 
         Args:
             model: name or path of the checkpoint, for messages.
             config: the parsed `model_config.yaml`.
+            strict: refuse whatever our own engine does not compute; False for the NeMo backend.
 
         Raises:
             UnsupportedCheckpoint: a missing key, or a key or value that the engine does not serve.
         """
         return cls(
-            preprocessor=PreprocessorConfig.read(model, config.get("preprocessor")),
-            encoder=EncoderConfig.read(model, config.get("encoder")),
-            decoder=DecoderConfig.read(model, config),
+            preprocessor=PreprocessorConfig.read(model, config.get("preprocessor"), strict),
+            encoder=EncoderConfig.read(model, config.get("encoder"), strict),
+            decoder=DecoderConfig.read(model, config, strict),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voice_agent.engine.errors import EngineError, ModelError
+from voice_agent.engine.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,7 @@ def load_recognizer(
     slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
     found = locate(model)
     try:
-        checkpoint = read_nemo(found.path, name=model)
+        checkpoint = read_nemo(found.path, name=model, strict=backend != "nemo")
         runner = _runner(backend, checkpoint, found.path, where, slots, dtype)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise EngineError(
@@ -105,7 +106,7 @@ def load_recognizer(
 def _runner(
     backend: str,
     checkpoint: Checkpoint,
-    path: object,
+    path: Path,
     device: torch.device,
     slots: int,
     dtype: str | None,
@@ -115,9 +116,9 @@ def _runner(
     if backend == "nemo":
         from voice_agent.engine.nemo import NemoRunner
 
-        return NemoRunner(path, checkpoint.config, slots=slots, device=device)
+        return NemoRunner(path, checkpoint.config, device=device)
     if backend != "engine":
-        raise ModelError(checkpoint.name, f"backend {backend!r} is unknown; use engine or nemo")
+        raise EngineError(f"backend {backend!r} is unknown; use engine or nemo")
     from voice_agent.engine.runner import EngineRunner
 
     kind = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.engine.reference import nemo_stream
+from tests.support.checkpoints import random_nemo
+from tests.support.collect import Collector
+from voice_agent.engine import (
+    CorruptCheckpoint,
+    EngineError,
+    ModelNotFound,
+    StreamOptions,
+    UnsupportedCheckpoint,
+    load_recognizer,
+)
+from voice_agent.engine.checkpoint import read_nemo
+from voice_agent.engine.chunks import Chunks
+
+
+@pytest.fixture(params=["engine", "nemo"])
+def recognizer(request, random_model):
+    recognizer = load_recognizer(str(random_model[1]), device="cpu", backend=request.param)
+    yield recognizer
+    recognizer.close()
+
+
+def test_both_backends_say_the_same_words_at_every_right_context(random_model, noise):
+    said = {}
+    for backend in ("engine", "nemo"):
+        recognizer = load_recognizer(str(random_model[1]), device="cpu", backend=backend)
+        for right in recognizer.right_contexts:
+            heard = Collector()
+            stream = recognizer.open(heard, options=StreamOptions(right_context=right))
+            for _ in range(2):  # the second segment starts from nothing again
+                stream.feed(noise(30_000, seed=1))
+                stream.finish()
+            said[backend, right] = [heard.final().tokens, heard.final().tokens]
+            stream.close()
+        recognizer.close()
+    for right in (0, 1, 6, 13):
+        ours, theirs = said["engine", right], said["nemo", right]
+        assert ours == theirs and ours[0] == ours[1] and ours[0]
+
+
+def test_a_right_context_that_was_not_trained_is_refused(recognizer):
+    with pytest.raises(ValueError, match="right_context 3 is not one of .*: 0, 1, 6, 13"):
+        recognizer.open(print, options=StreamOptions(right_context=3))
+
+
+def test_an_option_that_nobody_knows_is_refused_by_name(recognizer):
+    with pytest.raises(ValueError, match="does not know the option 'mood'"):
+        recognizer.open(print, options=StreamOptions(extra={"mood": "good"}))
+
+
+def test_nemo_serves_what_the_engine_refuses(tmp_path, noise):
+    model, path = random_nemo(tmp_path, seed=4, conv_norm_type="group_norm8")
+    refusal = r"conv_norm_type = 'group_norm8' is not served.*backend='nemo'\) runs it"
+    with pytest.raises(UnsupportedCheckpoint, match=refusal):
+        load_recognizer(str(path), device="cpu")
+    recognizer = load_recognizer(str(path), device="cpu", backend="nemo")
+    heard = Collector()
+    stream = recognizer.open(heard)
+    stream.feed(noise(30_000))
+    stream.finish()
+    chunks = Chunks.of(read_nemo(path, strict=False).config, right=0)
+    padded = np.pad(noise(30_000), (0, chunks.padded_samples(30_000) - 30_000))
+    assert heard.final().tokens == tuple(nemo_stream(model, padded, 0).tokens)
+    recognizer.close()
+
+
+@pytest.mark.parametrize(
+    "model, complaint",
+    [
+        ("tiny-fr", "not a model that is known by name"),
+        ("missing.nemo", "there is no such file"),
+        ("nobody/no-such-model", "Hugging Face|huggingface"),
+    ],
+)
+def test_a_model_that_is_not_there_says_how_to_get_one(model, complaint, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFound, match=complaint):
+        load_recognizer(model, device="cpu")
+
+
+def test_an_embedded_model_that_was_damaged_is_named(monkeypatch, tmp_path):
+    (tmp_path / "tiny-en.nemo").write_bytes(b"damaged")
+    monkeypatch.setattr("voice_agent.models.HERE", tmp_path)
+    with pytest.raises(CorruptCheckpoint, match="tiny-en.nemo is damaged"):
+        load_recognizer("tiny-en", device="cpu")
+
+
+def test_a_model_in_the_hugging_face_cache_loads_offline(monkeypatch, tmp_path, random_model):
+    folder = tmp_path / "models--someone--random"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc" / "random.nemo").write_bytes(random_model[1].read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    recognizer = load_recognizer("someone/random", device="cpu")
+    assert recognizer.name == "someone/random"
+    recognizer.close()
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:0", "gpu"])
+def test_a_device_that_is_not_there_is_named(device, random_model):
+    import torch
+
+    if device.startswith("cuda") and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(EngineError, match=f"'{device}'"):
+        load_recognizer(str(random_model[1]), device=device)
