@@ -1,0 +1,235 @@
+"""The commands and their flags. What they do is in the module of the same name."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voice_agent.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, sentence
+
+app = typer.Typer(
+    name="voice-agent",
+    help="A voice agent that runs on this machine: streaming speech recognition for NVIDIA "
+    "Nemotron checkpoints, inside Pipecat.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class Format(enum.StrEnum):
+    """How a transcript is written."""
+
+    txt = "txt"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings file (.toml, .yaml)."),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|PATH|ID",
+        help="An embedded model's name, a .nemo file or its folder, or a Hugging Face id. "
+        "[default: tiny-en]",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]"),
+]
+RightContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--right-context",
+        metavar="FRAMES",
+        help="Look-ahead in frames of 80 ms, one that the model was trained for: 0, 1, 6 or 13 "
+        "for Nemotron Speech. More is more accurate and slower.",
+    ),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import voice_agent
+
+        typer.echo(f"voice-agent {voice_agent.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def voice_agent_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    right_context: RightContextOption = None,
+    llm_url: Annotated[
+        str | None,
+        typer.Option(help="Base URL of an OpenAI-compatible endpoint. [default: a stand-in]"),
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(help="The model's name there.")] = None,
+    tts: Annotated[
+        str | None, typer.Option(help="espeak, kokoro, piper or nvidia. [default: espeak]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks one. [default: 7860]")] = None,
+    fd: Annotated[
+        int | None,
+        typer.Option(help="Serve on this inherited, listening socket instead of a port."),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Serve the agent: a page to talk to, WebRTC and a websocket."""
+    from voice_agent.cli import serve as command
+
+    code = command.run(
+        config,
+        {
+            "stt.model": model,
+            "stt.device": device,
+            "stt.right_context": right_context,
+            "llm.url": llm_url,
+            "llm.model": llm_model,
+            "tts.name": tts,
+            "server.host": host,
+            "server.port": port,
+        },
+        fd=fd,
+        verbose=verbose,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    right_context: RightContextOption = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Speech to play instead of the clip that we know."),
+    ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What --clip says, to compare with what was heard."),
+    ] = None,
+    reply: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the agent's answer is written.")
+    ] = Path("out/demo-reply.wav"),
+    verbose: VerboseOption = False,
+) -> None:
+    """Start a server, place one real call to it, and show what was heard and answered."""
+    from voice_agent.cli import demo as command
+
+    code = command.run(
+        config,
+        model=model,
+        device=device,
+        right_context=right_context,
+        clip=clip,
+        expect=expect,
+        reply=reply,
+        verbose=verbose,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def transcribe(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Audio files; - reads one from stdin.")
+    ],
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    right_context: RightContextOption = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.txt,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Write one file for each FILE there."
+        ),
+    ] = None,
+    one_segment: Annotated[
+        bool,
+        typer.Option("--one-segment", help="Each file is one segment; the VAD is off."),
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Transcribe audio files."""
+    from voice_agent.cli import transcribe as command
+
+    command.run(
+        files,
+        config,
+        {"stt.model": model, "stt.device": device, "stt.right_context": right_context},
+        format=format.value,
+        output=output,
+        one_segment=one_segment,
+        verbose=verbose,
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the models that are known by name, where they are, and how to get the rest."""
+    from voice_agent.cli import models as command
+
+    command.run()
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def bench(context: typer.Context) -> None:
+    """Measure word error rate, the engine, the server; `bench --help` lists what."""
+    # A sub-app would have to be imported to be listed.
+    from voice_agent.bench import app as bench_app
+
+    bench_app(args=context.args, prog_name="voice-agent bench", standalone_mode=False)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command and exit: see `voice_agent.cli.errors` for the codes.
+
+    Args:
+        args: without the program's name; None for the process's own.
+
+    Raises:
+        SystemExit: always.
+    """
+    try:
+        app(args=args, prog_name="voice-agent")
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        print(f"voice-agent: {told}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)

@@ -1,0 +1,12 @@
+"""The server: WebRTC offers, the agent's websocket, a page, health.
+
+    serve      address, model, signals, exit code: what `voice-agent serve` runs
+    app        the FastAPI app and its routes
+    webrtc     offers and ICE candidates
+    calls      one conversation over one transport
+    sessions   admission, tracking, draining
+    agent      what they share: settings, recogniser, sessions
+    banner     the lines that a start prints
+
+Nothing is imported here, so that `voice_agent.server.errors` costs nothing.
+"""

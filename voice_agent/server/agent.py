@@ -1,0 +1,159 @@
+"""The agent behind the routes: its settings, its one recogniser, its sessions.
+
+    Agent()      refuses everybody: "the model is loading"
+    load()       weights are read on a thread; then sessions are admitted
+    make_call()  a pipeline for one client
+    close()      no sessions any more, weights freed
+
+Whoever serves the app calls `load` and `close`; the routes ask for calls and sessions alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from voice_agent.config import Settings
+from voice_agent.engine.recognizer import Recognizer
+from voice_agent.server.sessions import SessionTable
+
+if TYPE_CHECKING:
+    from pipecat.transports.base_transport import BaseTransport
+    from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
+
+    from voice_agent.server.calls import AgentCall
+
+LOADING = "the model is loading"
+CONNECT_TIMEOUT_S = 20.0
+"""Seconds between an offer and its connection: ICE on a bad network takes several."""
+DRAIN_S = 10.0
+"""Seconds that sessions have to end when the server stops."""
+
+Load = Callable[[Settings], Recognizer]
+T = TypeVar("T")
+
+
+def load_from_settings(settings: Settings) -> Recognizer:
+    """Load the recogniser that the settings name. Blocks.
+
+    Args:
+        settings: `stt` says which model and where.
+
+    Raises:
+        EngineError: a model that cannot be used.
+    """
+    from voice_agent.engine import load_recognizer
+
+    return load_recognizer(
+        settings.stt.model,
+        device=settings.stt.device,
+        right_context=settings.stt.right_context,
+        slots=settings.slots,
+    )
+
+
+class Agent:
+    """What the routes of one server share. Event loop only.
+
+    Attributes:
+        settings: of the whole agent.
+        sessions: who is talking.
+        recognizer: None until `load` is done.
+        connect_timeout_s: seconds that a client has to connect after its offer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Load = load_from_settings,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        """Make an agent that does not admit anybody yet.
+
+        Args:
+            settings: of the whole agent.
+            load: reads the weights; called once, on a worker thread.
+            connect_timeout_s: seconds that a client has to connect after its offer.
+        """
+        self.settings = settings
+        self.sessions = SessionTable(
+            min(settings.server.max_sessions, settings.slots), closed_because=LOADING
+        )
+        self.recognizer: Recognizer | None = None
+        self.connect_timeout_s = connect_timeout_s
+        self._load = load
+
+    async def load(self) -> Recognizer:
+        """Load the recogniser, and what a first call would import, then admit sessions.
+
+        Raises:
+            EngineError: a model that cannot be used.
+        """
+        self.recognizer = await _on_daemon_thread(lambda: self._load(self.settings))
+        await _on_daemon_thread(_import_pipeline)
+        self.sessions.open()
+        return self.recognizer
+
+    async def make_call(
+        self, transport: BaseTransport, *, connection: SmallWebRTCConnection | None = None
+    ) -> AgentCall:
+        """Build the pipeline of one conversation.
+
+        Args:
+            transport: where the client is.
+            connection: its WebRTC connection, if it has one.
+
+        Returns:
+            The call, ready to run.
+        """
+        from voice_agent.pipeline import build_worker
+        from voice_agent.server.calls import AgentCall
+
+        assert self.recognizer is not None, "admitted before the model was loaded"
+        worker = await build_worker(transport, self.settings, self.recognizer)
+        return AgentCall(
+            transport, worker, connect_timeout_s=self.connect_timeout_s, connection=connection
+        )
+
+    async def close(self) -> None:
+        """Free the recogniser. Idempotent."""
+        self.sessions.close("the server is stopping")
+        recognizer, self.recognizer = self.recognizer, None
+        if recognizer is not None:
+            await asyncio.to_thread(recognizer.close)
+
+
+def _import_pipeline() -> None:
+    import voice_agent.pipeline
+    import voice_agent.server.calls  # noqa: F401
+
+
+async def _on_daemon_thread(function: Callable[[], T]) -> T:
+    """Run a function on a thread that does not keep the process alive.
+
+    Reading or fetching weights cannot be interrupted; whoever stops the server meanwhile must
+    not wait for it, as the threads of `asyncio.to_thread` would have them do.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_outcome: Callable[[Any], None], outcome: object) -> None:
+        if not future.done():
+            set_outcome(outcome)
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            outcome: tuple[Callable[[Any], None], object] = (future.set_exception, error)
+        else:
+            outcome = (future.set_result, result)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await future

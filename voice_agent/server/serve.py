@@ -1,0 +1,168 @@
+"""Serve until told to stop: the address, the model, the signals, the exit code.
+
+    bind           before the model is read: a busy port is a matter of milliseconds
+    listen         /healthz answers; /readyz and every offer say 503 "the model is loading"
+    load           on a worker thread
+    ready          the address is announced, sessions are admitted
+    SIGTERM        nobody new, sessions end within a limit, exit code 0
+    SIGINT         the same, exit code 130; a second signal cuts everything off
+
+One thread, one event loop; the recogniser's own thread does the computing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from voice_agent.config import Settings
+from voice_agent.engine.recognizer import Recognizer
+from voice_agent.server.agent import DRAIN_S, Agent, Load, load_from_settings
+from voice_agent.server.app import create_app
+from voice_agent.server.errors import CannotListen
+
+EXIT_INTERRUPTED = 130
+
+_MAX_MESSAGE_BYTES = 1 << 20  # a websocket message: five seconds of stereo audio at 48 kHz
+_PING_S = 10.0  # a websocket whose client vanished is noticed within two of these
+_LAST_REQUESTS_S = 3  # what a response in flight may still take when sessions are gone
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Claim an address.
+
+    Args:
+        host: name or address to listen on.
+        port: TCP port; 0 picks a free one.
+
+    Raises:
+        CannotListen: it is taken, forbidden or not ours.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, proto)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(128)  # here, so that a port which somebody else listens on fails here
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise CannotListen(host, port, _why(error)) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; stop what uses it or choose another with --port"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need privileges; choose another with --port"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; choose another with --host"
+    return error.strerror or str(error)
+
+
+def serve(
+    settings: Settings,
+    sock: socket.socket,
+    *,
+    on_ready: Callable[[Recognizer], None],
+    load: Load = load_from_settings,
+    drain_s: float = DRAIN_S,
+) -> int:
+    """Serve until a signal or a failure to load. Blocks; call it on the main thread.
+
+    Args:
+        settings: of the whole agent.
+        sock: a listening socket, from `bind` or inherited.
+        on_ready: called once, when sessions are admitted.
+        load: reads the weights.
+        drain_s: seconds that sessions have to end after the first signal.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 130 after SIGINT.
+
+    Raises:
+        EngineError: a model that cannot be used.
+    """
+    return asyncio.run(_serve(Agent(settings, load=load), sock, on_ready, drain_s))
+
+
+async def _serve(
+    agent: Agent, sock: socket.socket, on_ready: Callable[[Recognizer], None], drain_s: float
+) -> int:
+    server = _Server(
+        uvicorn.Config(
+            create_app(agent),
+            access_log=False,
+            log_config=None,
+            ws_max_size=_MAX_MESSAGE_BYTES,
+            ws_ping_interval=_PING_S,
+            ws_ping_timeout=_PING_S,
+            timeout_graceful_shutdown=_LAST_REQUESTS_S,
+        )
+    )
+    with _signals() as received:
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        told = asyncio.create_task(received.get())
+        loading = asyncio.create_task(agent.load())
+        try:
+            await asyncio.wait({serving, told, loading}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                on_ready(loading.result())
+                await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
+            interrupted = told.done() and told.result() == signal.SIGINT
+            if told.done():
+                await _drain(agent, received, drain_s)
+        finally:
+            told.cancel()
+            loading.cancel()
+            server.should_exit = True
+            await serving
+            await agent.close()
+        return EXIT_INTERRUPTED if interrupted else 0
+
+
+async def _drain(agent: Agent, received: asyncio.Queue[int], drain_s: float) -> None:
+    """Let sessions end, until the limit or a second signal."""
+    draining = asyncio.create_task(agent.sessions.drain(drain_s))
+    again = asyncio.create_task(received.get())
+    await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+        await agent.sessions.drain(0.0)
+    again.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers, which would end the process by the signal itself."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Queue[int]]:
+    """SIGTERM and SIGINT as items of a queue."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Queue[int] = asyncio.Queue()
+    handled = (signal.SIGTERM, signal.SIGINT)
+    for number in handled:
+        loop.add_signal_handler(number, received.put_nowait, number)
+    try:
+        yield received
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
