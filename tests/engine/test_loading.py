@@ -43,6 +43,28 @@ def test_both_backends_say_the_same_words_at_every_right_context(random_model, n
         assert ours == theirs and ours[0] == ours[1] and ours[0]
 
 
+def test_a_full_final_pass_is_the_widest_look_ahead_behind_the_narrow_partials(recognizer, noise):
+    said = {}
+    for name, options in {
+        "narrow": StreamOptions(right_context=0),
+        "wide": StreamOptions(right_context=13),
+        "both": StreamOptions(right_context=0, final_pass="full"),
+    }.items():
+        heard = Collector()
+        stream = recognizer.open(heard, options=options)
+        for _ in range(2):  # the stream's next segment is streamed at the narrow one again
+            heard.events.clear()
+            stream.feed(noise(40_000, seed=7))
+            heard.wait_for_partial()
+            stream.finish()
+            said[name] = heard.final()
+            partials = heard.partials
+        stream.close()
+    assert said["narrow"].tokens != said["wide"].tokens, "else this proves nothing"
+    assert said["both"].tokens == said["wide"].tokens
+    assert all(said["narrow"].tokens[: len(p.tokens)] == p.tokens for p in partials)
+
+
 def test_a_right_context_that_was_not_trained_is_refused(recognizer):
     with pytest.raises(ValueError, match="right_context 3 is not one of .*: 0, 1, 6, 13"):
         recognizer.open(print, options=StreamOptions(right_context=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 
 from voice_agent.engine.recognizer import Event, Failed, Final, Partial
 
@@ -13,11 +14,19 @@ class Collector:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self._ends: queue.SimpleQueue[Final | Failed] = queue.SimpleQueue()
+        self._partial = threading.Event()
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
         if isinstance(event, Final | Failed):
             self._ends.put(event)
+        else:
+            self._partial.set()
+
+    def wait_for_partial(self, timeout: float = 60) -> None:
+        """Wait until there is a partial that came after the last wait."""
+        assert self._partial.wait(timeout)
+        self._partial.clear()
 
     @property
     def partials(self) -> list[Partial]:

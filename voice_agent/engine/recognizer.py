@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -112,12 +112,15 @@ class StreamOptions:
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech), or
             None for the recogniser's default.
         partials: whether `Partial` events are wanted at all.
+        final_pass: "stream": the final is what streaming heard. "full": on `finish()` the
+            segment is decoded again at the recogniser's widest look-ahead, where it has several.
         extra: options that one recogniser knows and others refuse by name.
     """
 
     language: str | None = None
     right_context: int | None = None
     partials: bool = True
+    final_pass: Literal["stream", "full"] = "stream"
     extra: dict[str, Any] = field(default_factory=dict)
 
 

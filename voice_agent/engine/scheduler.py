@@ -216,7 +216,10 @@ class Scheduler:
                 segment.pcm.append(request.pcm)
                 segment.arrivals.append((segment.pcm.end, request.time))
             case "finish":
-                self._segment(stream, request.segment).finished_at = request.time
+                segment = self._segment(stream, request.segment)
+                segment.finished_at = request.time
+                if stream._options.final_pass == "full":
+                    self._restart(segment)
             case "cancel":
                 kept = [s for s in stream._segments if s.number != request.segment]
                 stream._segments.clear()
@@ -231,8 +234,18 @@ class Scheduler:
     def _segment(self, stream: EngineStream, number: int) -> Segment:
         """The segment with this number: always the newest, or one after it."""
         if not stream._segments or stream._segments[-1].number != number:
-            stream._segments.append(Segment(number, self.new_transcript()))
+            keep = stream._options.final_pass == "full"
+            stream._segments.append(Segment(number, stream._chunks, self.new_transcript(), keep))
         return stream._segments[-1]
+
+    def _restart(self, segment: Segment) -> None:
+        """Decode the segment again, at the widest look-ahead, for its final.
+
+        The steps of a wide look-ahead are long, so a few seconds take a few of them.
+        """
+        segment.chunks = self.chunks[max(self.chunks)]
+        segment.transcript = self.new_transcript()
+        segment.chunk = 0
 
     def _close(self, stream: EngineStream) -> None:
         self._ready.pop(stream, None)
@@ -245,20 +258,15 @@ class Scheduler:
 
     def _update_ready(self, stream: EngineStream) -> None:
         """Finish segments that have nothing left to compute; see whether a chunk is there."""
-        ready = False
         while stream._segments:
-            segment, chunks = stream._segments[0], stream._chunks
+            segment = stream._segments[0]
+            if segment.ready():
+                self._ready.setdefault(stream)
+                return
             if segment.finished_at is None:
-                ready = segment.pcm.end >= chunks.needed(segment.chunk)
-                break
-            if segment.chunk < chunks.total(segment.pcm.end):
-                ready = True
                 break
             self._finalise(stream, stream._segments.popleft())
-        if ready:
-            self._ready.setdefault(stream)
-        else:
-            self._ready.pop(stream, None)
+        self._ready.pop(stream, None)
 
     def tick(self) -> bool:
         """One step for whoever waits longest and all that can share it; False if nobody waits."""
@@ -268,22 +276,18 @@ class Scheduler:
         self._publish()
         return bool(batch)
 
-    def _due(self, stream: EngineStream) -> float:
-        segment = stream._segments[0]
-        due = segment.due(stream._chunks.needed(segment.chunk))
-        return due if segment.finished_at is None else min(due, segment.finished_at)
-
     def _pick(self) -> list[EngineStream]:
         if not self._ready:
             return []
-        order = sorted(self._ready, key=self._due)
-        right = order[0]._chunks.right
-        return [s for s in order if s._chunks.right == right][: self.max_batch]
+        order = sorted(self._ready, key=lambda stream: stream._segments[0].due())
+        right = order[0]._segments[0].chunks.right
+        same = [s for s in order if s._segments[0].chunks.right == right]
+        return same[: self.max_batch]
 
     def _step(self, batch: list[EngineStream]) -> None:
-        chunks = batch[0]._chunks
+        chunks = batch[0]._segments[0].chunks
         pcm = np.empty((len(batch), chunks.window_samples), dtype=np.float32)
-        dues = [self._due(s) for s in batch]
+        dues = [s._segments[0].due() for s in batch]
         for row, stream in zip(pcm, batch, strict=True):
             segment = stream._segments[0]
             if segment.chunk == 0:
@@ -307,16 +311,19 @@ class Scheduler:
         self.stats.late += sum(now - due > chunks.samples / SAMPLE_RATE for due in dues)
 
     def _accept(self, stream: EngineStream, segment: Segment, emission: Emitted) -> None:
-        first_frame = segment.chunk * stream._chunks.frames
+        chunks = segment.chunks
+        first_frame = segment.chunk * chunks.frames
         segment.chunk += 1
-        segment.pcm.drop_before(stream._chunks.window(segment.chunk)[0])
+        if not segment.keep:
+            segment.pcm.drop_before(chunks.window(segment.chunk)[0])
         for token, frame, prob in zip(
             emission.tokens, emission.frames, emission.probs, strict=True
         ):
             segment.transcript.append(token, first_frame + frame, prob)
-        if emission.tokens and stream._options.partials:
+        again = segment.keep and segment.finished_at is not None
+        if emission.tokens and stream._options.partials and not again:
             audio_s = segment.pcm.end / SAMPLE_RATE
-            end = stream._chunks.needed(segment.chunk - 1) / SAMPLE_RATE
+            end = chunks.needed(segment.chunk - 1) / SAMPLE_RATE
             t = segment.transcript
             partial = Partial(
                 t.text, tuple(t.tokens), t.words(audio_s), min(end, audio_s), self._language(stream)

@@ -79,20 +79,40 @@ class PcmBuffer:
 
 @dataclass(slots=True)
 class Segment:
-    """One segment on its way through the engine (engine thread only)."""
+    """One segment on its way through the engine (engine thread only).
+
+    Attributes:
+        number: which of the stream's segments.
+        chunks: geometry of its steps; the widest once it is decoded again for its final.
+        transcript: what was heard so far.
+        pcm: its audio, as far as it is still needed.
+        chunk: the next chunk to compute.
+        finished_at: when the caller finished it.
+        keep: all audio stays, for a second pass.
+    """
 
     number: int
+    chunks: Chunks
     transcript: Transcript
+    keep: bool
     pcm: PcmBuffer = field(default_factory=PcmBuffer)
     chunk: int = 0
     finished_at: float | None = None
     arrivals: deque[tuple[int, float]] = field(default_factory=deque)  # (samples so far, time)
 
-    def due(self, needed: int) -> float:
-        """When the audio up to sample `needed` was there."""
+    def ready(self) -> bool:
+        """Whether the next chunk can be computed."""
+        if self.finished_at is None:
+            return self.pcm.end >= self.chunks.needed(self.chunk)
+        return self.chunk < self.chunks.total(self.pcm.end)
+
+    def due(self) -> float:
+        """When the audio of the next chunk was there."""
+        needed = self.chunks.needed(self.chunk)
         while len(self.arrivals) > 1 and self.arrivals[0][0] < needed:
             self.arrivals.popleft()
-        return self.arrivals[0][1] if self.arrivals else 0.0
+        arrived = self.arrivals[0][1] if self.arrivals else 0.0
+        return arrived if self.finished_at is None else min(arrived, self.finished_at)
 
 
 class EngineStream:
