@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from voice_agent.bench import wer
+from voice_agent.engine.recognizer import Final
+
+
+class Parrot:
+    """Says what it is told, clip after clip, by the clip's length in samples."""
+
+    right_contexts = (0, 13)
+
+    def __init__(self, words):
+        self.words = words
+
+    def open(self, on_event, *, options):
+        parrot = self
+
+        class Stream:
+            def feed(self, pcm):
+                self.heard = parrot.words[len(pcm)]
+
+            def finish(self):
+                on_event(Final(self.heard if options.right_context else "nothing"))
+
+            def close(self):
+                pass
+
+        return Stream()
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    lines = [
+        ("a", "Hello, World!", 1600, 16000, "en", "X via somewhere"),
+        ("b", "it's two words", 2400, 48000, "en", "Y"),
+        ("c", "ನಮಸ್ಕಾರ", 1600, 16000, "kn", "Z"),
+    ]
+    with (tmp_path / "manifest.jsonl").open("w") as out:
+        for name, text, samples, rate, lang, source in lines:
+            soundfile.write(tmp_path / f"{name}.flac", np.zeros(samples), rate)
+            row = {"audio": f"{name}.flac", "text": text, "lang": lang, "source": source}
+            out.write(json.dumps(row) + "\n")
+    return tmp_path / "manifest.jsonl"
+
+
+def test_errors_are_pooled_over_words_and_split_by_source(manifest, monkeypatch, capsys, tmp_path):
+    parrot = Parrot({1600: "hello world", 800: "its two words more"})
+    monkeypatch.setattr("voice_agent.engine.load_recognizer", lambda *a, **k: parrot)
+    rows = wer.run(manifest, "parrot", "cpu", None, False, "en", True, tmp_path / "out.json")
+    rates = {(r.right_context, r.source): (r.words, r.wer) for r in rows}
+    assert rates[13, "X"] == (2, 0.0)
+    assert rates[13, "Y"] == (3, 2 / 3)
+    assert rates[13, "all"] == (5, 2 / 5)
+    assert rates[0, "all"] == (5, 1.0)
+    assert "| 13 | stream | 2 | 5 | 40.0" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
+
+
+def test_the_interval_holds_the_rate_and_narrows_with_more_clips():
+    few = wer.interval([1, 0, 2, 0] * 2, [10] * 8)
+    many = wer.interval([1, 0, 2, 0] * 200, [10] * 800)
+    assert few[0] <= 0.075 <= few[1] and many[0] <= 0.075 <= many[1]
+    assert many[1] - many[0] < few[1] - few[0]
+
+
+@pytest.mark.parametrize("content", ["not json", '{"text": "no audio"}', "[]"])
+def test_a_manifest_that_is_none_names_the_line(tmp_path, content):
+    (tmp_path / "m.jsonl").write_text(content)
+    with pytest.raises(ValueError, match="line 1: not a manifest line"):
+        wer.read_manifest(tmp_path / "m.jsonl", "en")

@@ -1,0 +1,39 @@
+"""The commands under `voice-agent bench`; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure, then claim.", no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure, then claim."""
+
+
+@app.command()
+def wer(
+    manifest: Annotated[
+        Path, typer.Option(help="JSON lines with audio, text, lang and source.", show_default=False)
+    ],
+    model: Annotated[str, typer.Option(help="Name, path or Hugging Face id.")] = "tiny-en",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    right_context: Annotated[
+        list[int] | None,
+        typer.Option("--right-context", help="Repeat for several; all of the model's by default."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option(help="Also measure finals of a full second pass (final_pass='full').")
+    ] = True,
+    language: Annotated[str, typer.Option(help="Only clips of this language.")] = "en",
+    by_source: Annotated[bool, typer.Option("--by-source", help="A row for each source.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the rows as JSON.")] = None,
+) -> None:
+    """Word error rate by right context, with 95 % bootstrap intervals over clips."""
+    from voice_agent.bench.wer import run
+
+    run(manifest, model, device, right_context, full, language, by_source, out)

@@ -1,0 +1,217 @@
+"""Word error rate of a recogniser on a manifest, through the public API.
+
+WER = (substitutions + deletions + insertions) / reference words, pooled over clips (jiwer). The
+interval is a percentile bootstrap over clips: clips, not words, are what was sampled. Before
+comparison both texts are lower-cased, and everything but letters, digits and apostrophes counts
+as a space.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from voice_agent.engine.recognizer import Event, Failed, Final, Recognizer, StreamOptions
+
+RESAMPLES = 1000
+IN_FLIGHT = 4  # clips decoded side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One line of a manifest."""
+
+    path: Path
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table, with the conditions that it holds under."""
+
+    model: str
+    right_context: int
+    final_pass: str
+    source: str
+    clips: int
+    words: int
+    wer: float
+    low: float
+    high: float
+    rtf: float
+
+
+def normalise(text: str) -> str:
+    """Lower case; letters, digits and apostrophes stay, the rest becomes one space."""
+    return " ".join(re.sub(r"[^\w']|_", " ", text.lower().replace("’", "'")).split())
+
+
+def read_manifest(path: Path, language: str | None) -> list[Clip]:
+    """Clips with text, in the manifest's order.
+
+    Raises:
+        ValueError: not a manifest, or nothing in it has text in this language.
+    """
+    clips = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if row.get("text") and (language is None or row.get("lang", language) == language):
+                source = str(row.get("source", "")).split(" via ")[0].split(";")[0]
+                clips.append(Clip(path.parent / row["audio"], normalise(row["text"]), source))
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number}: not a manifest line ({error!r})") from error
+    if not clips:
+        raise ValueError(f"{path}: no clip has text in language {language!r}")
+    return clips
+
+
+def load(clip: Clip) -> np.ndarray:
+    """Read a clip as float32 at 16 kHz, mono."""
+    import soundfile
+    import soxr
+
+    audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
+    mono = audio.mean(axis=1)
+    return mono if rate == 16_000 else soxr.resample(mono, rate, 16_000).astype(np.float32)
+
+
+def transcribe_clip(recognizer: Recognizer, audio: np.ndarray, options: StreamOptions) -> Final:
+    """Transcribe audio as one segment and wait for its final.
+
+    Raises:
+        EngineError: the recogniser failed.
+    """
+    ends: queue.SimpleQueue[Final | Failed] = queue.SimpleQueue()
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Final | Failed):
+            ends.put(event)
+
+    stream = recognizer.open(heard, options=options)
+    try:
+        stream.feed(audio)
+        stream.finish()
+        end = ends.get()
+    finally:
+        stream.close()
+    if isinstance(end, Failed):
+        raise end.error
+    return end
+
+
+def measure(
+    recognizer: Recognizer, clips: Sequence[Clip], options: StreamOptions
+) -> tuple[list[str], float]:
+    """Transcribe every clip, `IN_FLIGHT` side by side.
+
+    Returns:
+        The texts, in order, and the real-time factor of the whole: seconds for a second of audio.
+    """
+
+    def one(clip: Clip) -> tuple[str, float]:
+        audio = load(clip)
+        return transcribe_clip(recognizer, audio, options).text, len(audio) / 16_000
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        results = list(pool.map(one, clips))
+    took = time.monotonic() - began
+    return [normalise(text) for text, _ in results], took / sum(s for _, s in results)
+
+
+def interval(errors: Sequence[int], words: Sequence[int], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap of pooled WER over clips."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(errors), (RESAMPLES, len(errors)))
+    rates = np.asarray(errors)[picks].sum(1) / np.asarray(words)[picks].sum(1)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def rows_of(
+    clips: Sequence[Clip], texts: Sequence[str], by_source: bool, **conditions: Any
+) -> Iterable[Row]:
+    """Score texts against clips: a row for all, and one for each source if asked."""
+    import jiwer
+
+    scores = [jiwer.process_words(c.text, t) for c, t in zip(clips, texts, strict=True)]
+    errors = [s.substitutions + s.deletions + s.insertions for s in scores]
+    words = [len(c.text.split()) for c in clips]
+    groups = {"all": list(range(len(clips)))}
+    if by_source:
+        for source in sorted({c.source for c in clips}):
+            groups[source] = [i for i, c in enumerate(clips) if c.source == source]
+    for source, members in groups.items():
+        group_errors, group_words = [errors[i] for i in members], [words[i] for i in members]
+        low, high = interval(group_errors, group_words)
+        yield Row(
+            source=source,
+            clips=len(members),
+            words=sum(group_words),
+            wer=sum(group_errors) / sum(group_words),
+            low=low,
+            high=high,
+            **conditions,
+        )
+
+
+def run(
+    manifest: Path,
+    model: str,
+    device: str,
+    right_contexts: Sequence[int] | None,
+    full: bool,
+    language: str,
+    by_source: bool,
+    out: Path | None,
+) -> list[Row]:
+    """Measure and print; see `voice-agent bench wer --help`."""
+    from rich.console import Console
+
+    from voice_agent.engine import load_recognizer
+
+    console = Console(stderr=True)
+    clips = read_manifest(manifest, language)
+    recognizer = load_recognizer(model, device=device)
+    rows: list[Row] = []
+    print("| right context | final | clips | words | WER % [95 %] | RTF | source |")
+    print("|---|---|---|---|---|---|---|")
+    passes = [(r, "stream") for r in right_contexts or recognizer.right_contexts]
+    if full:
+        passes.append((min(r for r, _ in passes), "full"))
+    for right, final_pass in passes:
+        with console.status(f"{len(clips)} clips at right context {right}, {final_pass} final"):
+            options = StreamOptions(
+                right_context=right, partials=False, final_pass=cast(Any, final_pass)
+            )
+            texts, rtf = measure(recognizer, clips, options)
+        for row in rows_of(
+            clips,
+            texts,
+            by_source,
+            model=model,
+            right_context=right,
+            final_pass=final_pass,
+            rtf=rtf,
+        ):
+            rows.append(row)
+            print(
+                f"| {right} | {final_pass} | {row.clips} | {row.words} | {100 * row.wer:.1f} "
+                f"[{100 * row.low:.1f}, {100 * row.high:.1f}] | {row.rtf:.3f} | {row.source} |",
+                flush=True,
+            )
+    recognizer.close()
+    if out:
+        out.write_text(json.dumps([asdict(r) for r in rows], indent=2) + "\n")
+    return rows
