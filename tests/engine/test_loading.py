@@ -127,6 +127,24 @@ def test_a_model_in_the_hugging_face_cache_loads_offline(monkeypatch, tmp_path, 
     recognizer.close()
 
 
+def test_a_hugging_face_directory_loads_by_its_path_and_by_its_id(tmp_path, monkeypatch):
+    from tests.engine.test_hf import build
+
+    snapshot = tmp_path / "models--someone--random" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    build("nemotron3_5_asr", snapshot)
+    (tmp_path / "models--someone--random" / "refs").mkdir()
+    (tmp_path / "models--someone--random" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("someone/random", str(snapshot)):
+        recognizer = load_recognizer(name, device="cpu")
+        assert recognizer.right_contexts == (0, 3, 6, 13)
+        recognizer.close()
+    with pytest.raises(EngineError, match=r"backend 'nemo' reads \.nemo files"):
+        load_recognizer(str(snapshot), device="cpu", backend="nemo")
+
+
 @pytest.mark.parametrize("device", ["tpu", "cuda:0", "gpu"])
 def test_a_device_that_is_not_there_is_named(device, random_model):
     import torch

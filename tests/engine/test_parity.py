@@ -44,10 +44,16 @@ class Tapped(EngineRunner):
         return encoded
 
 
-def stream_alone(runner: EngineRunner, audio: np.ndarray, right: int, slot: int = 1) -> list[int]:
+def stream_alone(
+    runner: EngineRunner,
+    audio: np.ndarray,
+    right: int,
+    slot: int = 1,
+    language: str | None = None,
+) -> list[int]:
     """All chunks of one segment through the runner, one after another."""
     chunks = Chunks.of(runner.config, right)
-    runner.reset(slot)
+    runner.reset(slot, language)
     tokens: list[int] = []
     for chunk in range(chunks.total(len(audio))):
         start, stop = chunks.window(chunk)
@@ -163,3 +169,21 @@ def test_a_slot_is_as_new_after_reset(random_checkpoint, noise):
     stream_alone(runner, 5 * noise(50_000, seed=9), right=1, slot=1)
     assert stream_alone(runner, noise(20_000), right=1, slot=1) == fresh
     assert fresh
+
+
+def test_the_second_generation_equals_nemo_under_every_prompt(tmp_path, noise):
+    prompts = {"en-US": 0, "hi-IN": 3, "auto": 5}
+    contexts = [[56, 13], [56, 6], [56, 3], [56, 0]]
+    model, path = random_nemo(tmp_path, seed=6, prompts=prompts, att_context_size=contexts)
+    checkpoint = read_nemo(path)
+    assert checkpoint.config.encoder.right_contexts == (0, 3, 6, 13)
+    said = set()
+    for language in prompts:
+        model.set_inference_prompt(language)
+        for right in (0, 3):
+            chunks = Chunks.of(checkpoint.config, right)
+            expected = nemo_stream(model, padded(noise(40_000), chunks), right).tokens
+            runner = EngineRunner(checkpoint, slots=3)
+            assert stream_alone(runner, noise(40_000), right, language=language) == expected
+            said.add(tuple(expected))
+    assert len(said) > 3, "else the prompt does nothing"

@@ -33,7 +33,7 @@ class FakeRunner:
     resets: list[int] = field(default_factory=list)
     during: object = None
 
-    def reset(self, slot):
+    def reset(self, slot, language):
         self.resets.append(slot)
 
     def step(self, slots, pos, pcm, right):
@@ -44,6 +44,8 @@ class FakeRunner:
 
 
 class FakeTranscript:
+    language = None
+
     def __init__(self):
         self.tokens = []
 

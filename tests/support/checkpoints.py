@@ -80,18 +80,27 @@ def nemo_config(folder: Path, *, mels: int = 128, **encoder: object) -> dict:
     }  # fmt: skip
 
 
-def quiet_nemo():
-    """Import NeMo without its warnings; returns the RNNT-BPE model class."""
+def quiet_nemo(prompts: bool):
+    """Import NeMo without its warnings; returns the RNNT-BPE model class, with prompts or not."""
     pytest.importorskip("nemo.collections.asr", reason="the reference needs the extra 'nemo'")
     from nemo.collections.asr.models import EncDecRNNTBPEModel
+    from nemo.collections.asr.models.rnnt_bpe_models_prompt import EncDecRNNTBPEModelWithPrompt
     from nemo.utils import logging as nemo_logging
 
     nemo_logging.setLevel(logging.ERROR)
-    return EncDecRNNTBPEModel
+    return EncDecRNNTBPEModelWithPrompt if prompts else EncDecRNNTBPEModel
 
 
-def random_nemo(folder: Path, *, seed: int = 0, **config: object):
+def random_nemo(
+    folder: Path, *, seed: int = 0, prompts: dict[str, int] | None = None, **config: object
+):
     """Build a random model with NeMo and save it.
+
+    Args:
+        folder: where the file goes.
+        seed: of the weights.
+        prompts: index by language, for a model of the second generation.
+        config: keys of `encoder`, and `mels`.
 
     Returns:
         The NeMo model in eval mode, and the path of its `.nemo` file.
@@ -99,9 +108,14 @@ def random_nemo(folder: Path, *, seed: int = 0, **config: object):
     import torch
     from omegaconf import OmegaConf
 
-    model_class = quiet_nemo()
+    model_class = quiet_nemo(prompts is not None)
     torch.manual_seed(seed)
-    model = model_class(OmegaConf.create(nemo_config(folder, **config)))
+    raw = nemo_config(folder, **config)
+    if prompts is not None:
+        raw["model_defaults"] |= {
+            "initialize_prompt_feature": True, "num_prompts": 8, "prompt_dictionary": prompts
+        }  # fmt: skip
+    model = model_class(OmegaConf.create(raw))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Biases and the position biases start at zero: give them something to get wrong.
@@ -125,9 +139,12 @@ def _liven(model) -> None:
     seconds = torch.arange(16000 * 8) / 16000
     audio = torch.randn(1, len(seconds)) * 0.2 * torch.sin(5 * seconds) ** 2
     with torch.no_grad():
-        encoded, _ = model.forward(
-            input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]])
-        )
+        mel, length = model.preprocessor(input_signal=audio, length=torch.tensor([audio.shape[1]]))
+        encoded, _ = model.encoder(audio_signal=mel, length=length)
+        if hasattr(model, "prompt_kernel"):
+            prompt = torch.zeros(8, encoded.shape[-1])
+            prompt[5] = 1
+            encoded = model.prompt_kernel(torch.cat([encoded[0], prompt]).T).T[None]
         tokens = torch.randint(0, model.decoder.vocab_size, (1, 400))
         predicted, _, _ = model.decoder(targets=tokens, target_length=torch.tensor([400]))
         for layer, frames in ((model.joint.enc, encoded), (model.joint.pred, predicted)):

@@ -70,7 +70,7 @@ def random_checkpoint(shape: str, seed: int = 0) -> Checkpoint:
         for name, size in _sizes(config).items()
     }
     weights["joint.joint_net.2.bias"][-1] += BLANK_BIAS
-    return Checkpoint(shape, config, raw, weights, b"")
+    return Checkpoint(shape, config, raw, weights, None)
 
 
 def _sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

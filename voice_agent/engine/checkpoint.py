@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from voice_agent.engine.config import ModelConfig
 from voice_agent.engine.errors import CorruptCheckpoint, ModelNotFound, UnsupportedCheckpoint
+from voice_agent.engine.text import Tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -33,14 +34,14 @@ class Checkpoint:
         config: the parts that the engine computes with.
         raw_config: the whole `model_config.yaml`.
         weights: state dict under NeMo's parameter names, on the CPU.
-        tokenizer_model: bytes of the sentencepiece model.
+        tokenizer: its tokens' surfaces; None for random weights without one.
     """
 
     name: str
     config: ModelConfig
     raw_config: Mapping[str, Any]
     weights: Mapping[str, torch.Tensor]
-    tokenizer_model: bytes
+    tokenizer: Tokenizer | None
 
 
 def read_nemo(path: Path, name: str | None = None, *, strict: bool = True) -> Checkpoint:
@@ -72,7 +73,8 @@ def read_nemo(path: Path, name: str | None = None, *, strict: bool = True) -> Ch
             if not isinstance(raw, dict):
                 raise CorruptCheckpoint(name, f"{CONFIG_NAME} is not a mapping")
             config = ModelConfig.read(name, raw, strict)
-            tokenizer = _bytes(tar, members, _tokenizer_member(raw, members, name), name)
+            pieces = _bytes(tar, members, _tokenizer_member(raw, members, name), name)
+            tokenizer = Tokenizer.from_sentencepiece(pieces, tags=config.prompt is not None)
             weights_file = tar.extractfile(_member(members, WEIGHTS_NAME, name))
             if weights_file is None:
                 raise CorruptCheckpoint(name, f"{WEIGHTS_NAME} is not a file")
@@ -84,7 +86,9 @@ def read_nemo(path: Path, name: str | None = None, *, strict: bool = True) -> Ch
             name, f"{WEIGHTS_NAME} holds something other than tensors ({error})"
         ) from error
     except RuntimeError as error:
-        raise CorruptCheckpoint(name, f"{WEIGHTS_NAME} is damaged ({error})") from error
+        raise CorruptCheckpoint(name, f"a member of it is damaged ({error})") from error
+    if (embed := weights.get("decoder.prediction.embed.weight")) is not None:
+        embed[-1] = 0  # NeMo starts decoding from zeros, whatever the row of blank holds
     return Checkpoint(name, config, raw, weights, tokenizer)
 
 

@@ -150,6 +150,8 @@ class EncoderConfig:
     conv_norm_type: str
     xscaling: bool
     use_bias: bool
+    zero_frames: bool = True
+    """Whether a second chunk sees zero mel frames before the segment; `subsampling` says why."""
 
     @property
     def right_contexts(self) -> tuple[int, ...]:
@@ -214,6 +216,7 @@ class EncoderConfig:
             conv_norm_type=s.require("conv_norm_type", ("layer_norm", "batch_norm"), "batch_norm"),
             xscaling=bool(s.take("xscaling", True)),
             use_bias=bool(s.take("use_bias", True)),
+            zero_frames=bool(s.take("zero_frames", True)),
         )
         s.done()
         return config
@@ -266,12 +269,47 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """`model_defaults:` of a checkpoint that is told the language (Nemotron 3.5).
+
+    Attributes:
+        num_prompts: length of the one-hot prompt.
+        prompt_dictionary: index of each language, "auto" among them.
+    """
+
+    num_prompts: int
+    prompt_dictionary: Mapping[str, int]
+
+    def index(self, language: str | None) -> int:
+        """The prompt of a language: its own, its primary subtag's, or "auto" for None.
+
+        Raises:
+            ValueError: a language that the checkpoint was not trained for.
+        """
+        if language is None:
+            return self.prompt_dictionary.get("auto", 0)
+        for key in (language, language.split("-")[0]):
+            if key in self.prompt_dictionary:
+                return self.prompt_dictionary[key]
+        raise ValueError(f"language {language!r} has no prompt in this checkpoint")
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> PromptConfig | None:
+        """None where the checkpoint takes no prompt."""
+        defaults = config.get("model_defaults") or {}
+        if not defaults.get("initialize_prompt_feature"):
+            return None
+        return cls(defaults.get("num_prompts", 128), dict(defaults.get("prompt_dictionary") or {}))
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """The parts of `model_config.yaml` that the engine computes with."""
 
     preprocessor: PreprocessorConfig
     encoder: EncoderConfig
     decoder: DecoderConfig
+    prompt: PromptConfig | None = None
 
     @property
     def frame_s(self) -> float:
@@ -294,4 +332,5 @@ class ModelConfig:
             preprocessor=PreprocessorConfig.read(model, config.get("preprocessor"), strict),
             encoder=EncoderConfig.read(model, config.get("encoder"), strict),
             decoder=DecoderConfig.read(model, config, strict),
+            prompt=PromptConfig.read(config),
         )

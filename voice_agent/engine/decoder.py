@@ -55,14 +55,14 @@ class Decoder:
         ]
 
     def start(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """State before the first token: the network after the start symbol, a zero vector.
+        """State before the first token: the network after blank, which stands for the start.
 
         Returns:
             lstm_h, lstm_c, shape (layers, pred_hidden), and pred, shape (joint_hidden,).
         """
         c = self.config
         zeros = self.embed.new_zeros(1, c.pred_rnn_layers, c.pred_hidden)
-        h, cell, pred = self._predict(self.embed.new_zeros(1, c.pred_hidden), zeros, zeros)
+        h, cell, pred = self._predict(self.embed[c.blank][None], zeros, zeros)
         return h[0], cell[0], pred[0]
 
     def _predict(

@@ -105,7 +105,9 @@ class Encoder:
         self.max_chunk = max(config.right_contexts) + 1
         any_weight = weights["layers.0.norm_out.weight"]
         table = position_table(config.d_model, config.max_left, self.max_chunk).to(any_weight)
-        self.subsampling = Subsampling(_under(weights, "pre_encode."), config.feat_in)
+        self.subsampling = Subsampling(
+            _under(weights, "pre_encode."), config.feat_in, config.zero_frames
+        )
         self.layers = [
             LayerWeights.read(_under(weights, f"layers.{i}."), config, table)
             for i in range(config.n_layers)

@@ -59,7 +59,8 @@ def load_recognizer(
     """Load a model and start its engine thread. Slow (seconds): not for an event loop.
 
     Args:
-        model: an embedded model's name, a path to a `.nemo` file, or a Hugging Face id.
+        model: an embedded model's name, a `.nemo` file, a Hugging Face directory, or a Hugging
+            Face id.
         device: "auto", "cpu", "cuda" or "cuda:N".
         right_context: default look-ahead in encoder frames; None takes the shortest that the
             checkpoint was trained for (80 ms chunks).
@@ -79,6 +80,7 @@ def load_recognizer(
     import torch
 
     from voice_agent.engine.checkpoint import read_nemo
+    from voice_agent.engine.hf import read_hf
     from voice_agent.engine.nemotron import NemotronRecognizer
     from voice_agent.models import locate
 
@@ -86,7 +88,10 @@ def load_recognizer(
     slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
     found = locate(model)
     try:
-        checkpoint = read_nemo(found.path, name=model, strict=backend != "nemo")
+        if found.path.is_dir():
+            checkpoint = read_hf(found.path, name=model)
+        else:
+            checkpoint = read_nemo(found.path, name=model, strict=backend != "nemo")
         runner = _runner(backend, checkpoint, found.path, where, slots, dtype)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise EngineError(
@@ -114,6 +119,8 @@ def _runner(
     import torch
 
     if backend == "nemo":
+        if path.is_dir():
+            raise EngineError(f"backend 'nemo' reads .nemo files; {path} is a directory")
         from voice_agent.engine.nemo import NemoRunner
 
         return NemoRunner(path, checkpoint.config, device=device)

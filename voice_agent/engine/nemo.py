@@ -55,11 +55,13 @@ class NemoRunner:
         self.device = device
         self.features = LogMel(config.preprocessor, device)
         self._lanes: dict[int, _Lane] = {}
+        self._languages: dict[int, str] = {}
         self._right: int | None = None
 
-    def reset(self, slot: int) -> None:
+    def reset(self, slot: int, language: str | None = None) -> None:
         """A new segment begins in `slot`."""
         self._lanes.pop(slot, None)
+        self._languages[slot] = language or "auto"
 
     @torch.inference_mode()
     def step(
@@ -84,6 +86,8 @@ class NemoRunner:
             self._lanes[slot] = _Lane(caches, mel.new_zeros(1, mel.shape[1], cached))
             mel = mel[:, :, self.config.encoder.subsampling_factor - 1 :]
         lane = self._lanes[slot]
+        if self.config.prompt:
+            self.model.set_inference_prompt(self._languages[slot])
         chunk = mel if first else torch.cat([lane.mel, mel], dim=-1)
         lane.mel = torch.cat([lane.mel, mel], dim=-1)[:, :, -cached:]
         _, _, *lane.caches, lane.hypotheses = self.model.conformer_stream_step(

@@ -9,7 +9,7 @@ from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions, deliver_here
 from voice_agent.engine.scheduler import Runner, Scheduler, Stats
 from voice_agent.engine.streams import EngineStream
-from voice_agent.engine.text import Tokenizer, Transcript
+from voice_agent.engine.text import Transcript
 
 if TYPE_CHECKING:
     from voice_agent.engine.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ class NemotronRecognizer:
             languages: what it writes.
 
         Raises:
-            ValueError: a right context that the checkpoint was not trained for.
+            ValueError: a right context that the checkpoint was not trained for, or no tokenizer.
         """
         config = checkpoint.config
         self.name = checkpoint.name
@@ -58,11 +58,14 @@ class NemotronRecognizer:
         self.device = device
         self.right_contexts = config.encoder.right_contexts
         self.right_context = self._right(right_context, default=self.right_contexts[0])
-        self.tokenizer = Tokenizer(checkpoint.tokenizer_model)
+        if checkpoint.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer, so it cannot write")
+        tokenizer = checkpoint.tokenizer
+        self._prompt = config.prompt
         self._scheduler = Scheduler(
             runner,
             {right: Chunks.of(config, right) for right in self.right_contexts},
-            lambda: Transcript(self.tokenizer, config.frame_s),
+            lambda: Transcript(tokenizer, config.frame_s),
             slots=slots,
             language=languages[0] if len(languages) == 1 else None,
         )
@@ -94,6 +97,8 @@ class NemotronRecognizer:
         options = options or StreamOptions()
         if options.extra:
             raise ValueError(f"{self.name} does not know the option {min(options.extra)!r}")
+        if self._prompt:
+            self._prompt.index(options.language)
         primary = (options.language or "").split("-")[0].lower()
         if primary and self.languages and primary not in self.languages:
             raise ValueError(

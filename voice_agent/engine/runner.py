@@ -15,6 +15,7 @@ from voice_agent.engine.decoder import Decoder, Emission
 from voice_agent.engine.encoder import Encoder
 from voice_agent.engine.errors import CorruptCheckpoint
 from voice_agent.engine.features import LogMel
+from voice_agent.engine.prompt import Prompt
 from voice_agent.engine.slots import SlotPool
 
 
@@ -62,6 +63,8 @@ class EngineRunner:
                 self.config.encoder,
             )
             self.decoder = Decoder(weights, self.config.decoder)
+            self.prompt = Prompt(weights, self.config.prompt) if self.config.prompt else None
+            self._prompts = [0] * slots
             self.pool = SlotPool(
                 self.config,
                 slots,
@@ -93,9 +96,11 @@ class EngineRunner:
         return start
 
     @torch.inference_mode()
-    def reset(self, slot: int) -> None:
-        """A new segment begins in `slot`."""
+    def reset(self, slot: int, language: str | None = None) -> None:
+        """A new segment begins in `slot`; see `voice_agent.engine.scheduler.Runner.reset`."""
         self.pool.reset(slot, self._start)
+        if self.config.prompt:
+            self._prompts[slot] = self.config.prompt.index(language)
 
     @torch.inference_mode()
     def step(
@@ -108,6 +113,9 @@ class EngineRunner:
         lanes = torch.tensor(slots, device=self.device)
         mel = self.features(torch.from_numpy(pcm).to(self.device))
         encoded = self.encode(mel, lanes, torch.tensor(pos, device=self.device), right)
+        if self.prompt:
+            prompts = torch.tensor([self._prompts[s] for s in slots], device=self.device)
+            encoded = self.prompt(encoded.float(), prompts)
         return self.decoder(encoded, self.pool, lanes)
 
     def encode(

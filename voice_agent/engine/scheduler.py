@@ -51,8 +51,8 @@ class Emitted(Protocol):
 class Runner(Protocol):
     """The device. Engine thread only."""
 
-    def reset(self, slot: int) -> None:
-        """A new segment begins in `slot`."""
+    def reset(self, slot: int, language: str | None) -> None:
+        """A new segment begins in `slot`, in a language if the caller named one."""
         ...
 
     def step(
@@ -291,7 +291,7 @@ class Scheduler:
         for row, stream in zip(pcm, batch, strict=True):
             segment = stream._segments[0]
             if segment.chunk == 0:
-                self.runner.reset(stream._slot)
+                self.runner.reset(stream._slot, stream._options.language)
             segment.pcm.read(*chunks.window(segment.chunk), out=row)
         began = self.clock()
         emitted = self.runner.step(
@@ -326,7 +326,11 @@ class Scheduler:
             end = chunks.needed(segment.chunk - 1) / SAMPLE_RATE
             t = segment.transcript
             partial = Partial(
-                t.text, tuple(t.tokens), t.words(audio_s), min(end, audio_s), self._language(stream)
+                t.text,
+                tuple(t.tokens),
+                t.words(audio_s),
+                min(end, audio_s),
+                self._language(stream, t),
             )
             self._postings.append((stream, segment.number, partial))
 
@@ -338,14 +342,14 @@ class Scheduler:
             text=t.text,
             tokens=tuple(t.tokens),
             words=t.words(audio_s),
-            language=self._language(stream),
+            language=self._language(stream, t),
             audio_s=audio_s,
             decode_ms=(self.clock() - segment.finished_at) * 1000,
         )
         self._postings.append((stream, segment.number, final))
 
-    def _language(self, stream: EngineStream) -> str | None:
-        return stream._options.language or self.language
+    def _language(self, stream: EngineStream, transcript: Transcript) -> str | None:
+        return stream._options.language or transcript.language or self.language
 
     def _publish(self) -> None:
         """Hand this tick's events over: one call for each place where callbacks run."""

@@ -23,8 +23,15 @@ class Subsampling:
     two are depthwise and pointwise.
     """
 
-    def __init__(self, weights: Mapping[str, torch.Tensor], n_mels: int) -> None:
-        """Take the weights, already on the device, under NeMo's names."""
+    def __init__(self, weights: Mapping[str, torch.Tensor], n_mels: int, zero_frames: bool) -> None:
+        """Take the weights, already on the device, under NeMo's names.
+
+        Args:
+            weights: `encoder.pre_encode.*`.
+            n_mels: features a frame.
+            zero_frames: compute the second frame as NeMo streams it, not as it is exactly.
+        """
+        self.zero_frames = zero_frames
 
         def get(name: str) -> tuple[torch.Tensor, torch.Tensor]:
             return weights[f"{name}.weight"], weights[f"{name}.bias"]
@@ -42,7 +49,8 @@ class Subsampling:
         At right context 0 a segment's second chunk has one mel frame before it, not nine; NeMo
         fills its cache with eight zero frames and convolves them, so that "before the segment"
         is relu(bias) behind the first stage where the first chunk saw 0. The reference being
-        what it is, the second encoder frame has to see the same.
+        what it is, the second encoder frame has to see the same. Transformers keeps each stage's
+        inputs, as we do, and has no such frame (`EncoderConfig.zero_frames`).
 
         Returns:
             shape (channels, freq2): to be added to the depthwise output of stage 2, frame 0.
@@ -81,7 +89,7 @@ class Subsampling:
         depthwise = self._causal(x, self.depthwise[0])
         x = _blank(self._point(depthwise, 0), began[..., None], 1, dim=2)
         keep = x[:, :, -1:]
-        if chunk == 1:
+        if chunk == 1 and self.zero_frames:
             # Only right context 0 starts with a chunk of one frame.
             second = self._point(depthwise[:, :, -1:] + self.second_frame_bias[:, None], 0)
             keep = torch.where(began[..., None], second, keep)

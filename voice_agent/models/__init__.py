@@ -52,6 +52,13 @@ KNOWN = {
             ("en",),
             "NVIDIA Nemotron Speech, 0.6 B parameters, 80 ms to 1.12 s chunks",
         ),
+        ModelInfo(
+            "nvidia/nemotron-3.5-asr-streaming-0.6b",
+            "hub",
+            "model.safetensors",
+            (),
+            "NVIDIA Nemotron 3.5, 40 locales by prompt or by ear (not Kannada), 0.6 B parameters",
+        ),
     )
 }
 
@@ -79,22 +86,30 @@ def locate(model: str) -> Located:
         return Located(_embedded(info), info.languages)
     path = Path(model).expanduser()
     if path.exists():
-        if path.is_dir():
-            files = sorted(path.glob("*.nemo"))
-            if len(files) != 1:
-                raise ModelNotFound(
-                    model, f"the folder holds {len(files)} .nemo files, expected one"
-                )
-            path = files[0]
-        return Located(path, info.languages if info else ())
+        return Located(_in_folder(model, path), info.languages if info else ())
     if model.count("/") == 1 and not model.endswith(".nemo") and not model.startswith((".", "/")):
         return Located(_from_hub(model, info), info.languages if info else ())
     known = ", ".join(KNOWN)
     raise ModelNotFound(
         model,
         "there is no such file, and it is not a model that is known by name "
-        f"({known}); give a path to a .nemo file or a Hugging Face id (owner/name)",
+        f"({known}); give a .nemo file, a Hugging Face directory or a Hugging Face id (owner/name)",
     )
+
+
+def _in_folder(model: str, path: Path) -> Path:
+    """A file is itself; a folder is a Hugging Face directory or holds one `.nemo` file."""
+    if not path.is_dir():
+        return path
+    if (path / "config.json").is_file() and list(path.glob("model*.safetensors*")):
+        return path
+    files = sorted(path.glob("*.nemo"))
+    if len(files) != 1:
+        raise ModelNotFound(
+            model,
+            f"the folder holds no Hugging Face checkpoint and {len(files)} .nemo files, expected 1",
+        )
+    return files[0]
 
 
 def _embedded(info: ModelInfo) -> Path:
@@ -117,7 +132,7 @@ def checksums() -> dict[str, str]:
 
 
 def _from_hub(model: str, info: ModelInfo | None) -> Path:
-    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -125,20 +140,19 @@ def _from_hub(model: str, info: ModelInfo | None) -> Path:
         RepositoryNotFoundError,
     )
 
-    file = info.file if info else f"{model.split('/')[1]}.nemo"
     try:
-        return Path(hf_hub_download(model, file, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+        return _in_folder(model, Path(snapshot_download(model, local_files_only=True)))
+    except (LocalEntryNotFoundError, ModelNotFound):
+        pass  # not cached, or not all that is needed
     try:
-        if info is None:
-            found = [f for f in list_repo_files(model) if f.endswith(".nemo")]
-            if len(found) != 1:
-                raise ModelNotFound(
-                    model, f"the repository holds {len(found)} .nemo files, expected one"
-                )
-            file = found[0]
-        return Path(hf_hub_download(model, file))
+        files = list_repo_files(model)
+        nemo = [f for f in files if f.endswith(".nemo")]
+        if info and info.file in nemo:
+            nemo = [info.file]
+        if len(nemo) == 1:
+            return Path(hf_hub_download(model, nemo[0]))
+        folder = snapshot_download(model, allow_patterns=["*.json", "model*.safetensors"])
+        return _in_folder(model, Path(folder))
     except GatedRepoError as error:
         raise ModelNotFound(
             model,
@@ -152,8 +166,7 @@ def _from_hub(model: str, info: ModelInfo | None) -> Path:
         raise ModelNotFound(
             model,
             "not in the local Hugging Face cache, and huggingface.co cannot be reached; on a "
-            f"machine with network run `hf download {model}`, or give --model a path to the "
-            ".nemo file",
+            f"machine with network run `hf download {model}`, or give --model a path",
         ) from error
 
 
