@@ -9,6 +9,13 @@ BIN    := $(VENV)/bin
 # Without a GPU, PyTorch's CPU build saves gigabytes; where the index offers none, pip says so.
 TORCH  ?= torch==2.13.0
 
+# What pip is at, a line a package, so that no minute is silent.
+PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt
+PROGRESS    = grep --line-buffered -E '^(Collecting|Building|Installing|Successfully|ERROR)' | cut -c -100
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
 .PHONY: setup demo serve test lint check clean
 
 setup: $(VENV)/.ready
@@ -18,9 +25,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "[1/3] making a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing PyTorch ($(TORCH)); this is the largest download"
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar on -q -c constraints.txt "$(TORCH)"
+	@$(PIP_INSTALL) "$(TORCH)" | $(PROGRESS)
 	@echo "[3/3] installing voice-agent with the demo, NeMo (the tests' reference) and the test tools"
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar on -q -c constraints.txt -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev]' | $(PROGRESS)
 	@touch $@
 
 demo: setup
