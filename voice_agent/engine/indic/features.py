@@ -13,12 +13,10 @@ how `preprocessor.ts` is made.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
-LOG_GUARD = 2.0**-24
-DEVIATION_GUARD = 1e-5
 
 
 def slaney_mel(hz: float) -> float:
@@ -55,8 +53,9 @@ def mel_filters(bins: int, n_fft: int, sample_rate: int = 16_000) -> Tensor:
 class LogMel(nn.Module):
     """Audio to normalised log-mel features; see the module's docstring for shapes."""
 
-    window: Tensor
-    fb: Tensor
+    if TYPE_CHECKING:  # TorchScript reads annotations too, and knows no postponed ones
+        window: Tensor
+        fb: Tensor
 
     def __init__(self, bins: int = 80, n_fft: int = 512, window: int = 400, hop: int = 160) -> None:
         super().__init__()
@@ -64,6 +63,8 @@ class LogMel(nn.Module):
         self.hop = hop
         self.win_length = window
         self.preemphasis = 0.97
+        self.log_guard = 2.0**-24
+        self.deviation_guard = 1e-5
         self.register_buffer("window", torch.hann_window(window, periodic=False))
         self.register_buffer("fb", mel_filters(bins, n_fft))
 
@@ -98,11 +99,11 @@ class LogMel(nn.Module):
             return_complex=True,
         )
         power = spectrum.real.square() + spectrum.imag.square()
-        mel = torch.log(torch.matmul(self.fb, power) + 5.960464477539063e-08)
+        mel = torch.log(torch.matmul(self.fb, power) + self.log_guard)
         columns = torch.arange(mel.shape[2], device=mel.device)
         padded = (columns[None, :] >= frames[:, None])[:, None, :]
         count = frames.to(mel.dtype)[:, None, None]
         mean = mel.masked_fill(padded, 0.0).sum(dim=2, keepdim=True) / count
         centred = (mel - mean).masked_fill(padded, 0.0)
         variance = centred.square().sum(dim=2, keepdim=True) / (count - 1.0).clamp(min=1.0)
-        return centred / (variance.sqrt() + 1e-5), frames
+        return centred / (variance.sqrt() + self.deviation_guard), frames
