@@ -55,7 +55,7 @@ class CtcParts:
 
 
 @dataclass(slots=True)
-class _Graph:
+class Graph:
     """A graph to export: example inputs and the dimensions that vary."""
 
     module: nn.Module
@@ -88,8 +88,8 @@ def write_layout(
     torch.jit.script(parts.features.cpu().eval()).save(str(assets / "preprocessor.ts"))
     for name, graph in _graphs(parts, rnnt).items():
         path = assets / f"{name}.onnx"
-        _export(graph, path)
-        _store(path, half=half, external=external and name == "encoder")
+        export_graph(graph, path)
+        store_weights(path, half=half, external=external and name == "encoder")
     total = sum(map(len, vocab.values()))
     masks, start = {}, 0
     for language, pieces in vocab.items():
@@ -116,14 +116,14 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _graphs(parts: CtcParts, rnnt: RnntParts | None) -> dict[str, _Graph]:
+def _graphs(parts: CtcParts, rnnt: RnntParts | None) -> dict[str, Graph]:
     mel = torch.randn(2, 80, 131)
     frames = torch.tensor([131, 100])
     with torch.inference_mode():
         encoded, _ = parts.encoder.cpu().eval()(mel, frames)
     batch, time = "batch", "time"
     graphs = {
-        "encoder": _Graph(
+        "encoder": Graph(
             parts.encoder,
             {"audio_signal": mel, "length": frames},
             ["outputs", "encoded_lengths"],
@@ -134,7 +134,7 @@ def _graphs(parts: CtcParts, rnnt: RnntParts | None) -> dict[str, _Graph]:
                 "encoded_lengths": {0: batch},
             },
         ),
-        "ctc_decoder": _Graph(
+        "ctc_decoder": Graph(
             parts.ctc,
             {"encoder_output": encoded.clone()},
             ["logprobs"],
@@ -145,7 +145,7 @@ def _graphs(parts: CtcParts, rnnt: RnntParts | None) -> dict[str, _Graph]:
         return graphs
     layers, width = rnnt.state_shape
     state = torch.zeros(layers, 1, width)
-    graphs["rnnt_decoder"] = _Graph(
+    graphs["rnnt_decoder"] = Graph(
         rnnt.decoder,
         {
             "targets": torch.zeros(1, 1, dtype=torch.int32),
@@ -174,13 +174,14 @@ def _graphs(parts: CtcParts, rnnt: RnntParts | None) -> dict[str, _Graph]:
     }
     for name, (net, size) in sides.items():
         axes = {"input": {0: batch, 1: time}, "output": {0: batch, 1: time}}
-        graphs[name] = _Graph(net, {"input": torch.randn(1, 3, size)}, ["output"], axes)
+        graphs[name] = Graph(net, {"input": torch.randn(1, 3, size)}, ["output"], axes)
     return graphs
 
 
-def _export(graph: _Graph, path: Path) -> None:
+def export_graph(graph: Graph, path: Path) -> None:
+    """Write one graph with its own names, through the tracing exporter."""
     with warnings.catch_warnings():
-        # The tracing exporter is the one whose names (states.1, onnx::Slice_3) we reproduce.
+        # Deprecated, but the one whose names (states.1, onnx::Slice_3) we reproduce.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=UserWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
@@ -196,7 +197,14 @@ def _export(graph: _Graph, path: Path) -> None:
         )
 
 
-def _store(path: Path, *, half: bool, external: bool) -> None:
+def store_weights(path: Path, *, half: bool, external: bool) -> None:
+    """Rewrite an ONNX file: weights in half precision, or in files of their own beside it.
+
+    Args:
+        path: the file; it is replaced.
+        half: large weights are stored as float16 and cast to float32 when the file is loaded.
+        external: a file a tensor, as the big repository has them.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
     from onnx.external_data_helper import set_external_data
