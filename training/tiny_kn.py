@@ -130,7 +130,7 @@ def smoke(args: argparse.Namespace) -> None:
         import random
 
         r = random.Random(args.seed)
-        lines = [text.sentence(r) for _ in range(400)] + _all_letters()
+        lines = [text.sentence(r) for _ in range(400)] + all_letters()
         train_tokens(lines * 3, args.out / "tokens.model")
         tokens = tokenizer(args.out / "tokens.model")
         checkpoint = fit(args, text, tokens, args.out / "scratch")
@@ -146,7 +146,7 @@ def smoke(args: argparse.Namespace) -> None:
         shutil.rmtree(args.out)
 
 
-def _all_letters() -> list[str]:
+def all_letters() -> list[str]:
     """Sentences with every pair of consonant and vowel sign, so that 256 pieces can be found."""
     consonants = [chr(c) for c in range(0x0C95, 0x0CB9) if chr(c).isalpha() and c != 0x0CB4]
     signs = ["", *(chr(c) for c in range(0x0CBE, 0x0CC4))]
