@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.collect import Collector
 from training import indic_miniature
 from voice_agent.engine.indic.backend import OnnxBackend
 from voice_agent.engine.indic.conformer import Conformer, ConformerConfig
 from voice_agent.engine.indic.decode import ctc_tokens
 from voice_agent.engine.indic.features import LogMel, mel_filters
 from voice_agent.engine.indic.layout import read
+from voice_agent.engine.indic_conformer import load_indic_conformer
 
 torch.set_num_threads(1)
 
@@ -121,6 +123,24 @@ def test_tokens_are_the_same_alone_and_in_a_batch(ctc):
     alone = [ctc.tokens([c], ["kn"])[0] for c in clips]
     crowd = ctc.tokens(clips, ["kn"] * 4)
     assert [[t.number for t in a] for a in alone] == [[t.number for t in c] for c in crowd]
+
+
+@pytest.mark.parametrize("decoding", ["ctc", "rnnt"])
+def test_the_recognizer_says_the_same_however_its_audio_arrives(folder, decoding):
+    recognizer = load_indic_conformer(
+        str(folder), device="cpu", decoding=decoding, language="kn", threads=1
+    )
+    clip = audio(90_000, seed=12)
+    texts = []
+    for size in (len(clip), 7001):
+        heard = Collector()
+        stream = recognizer.open(heard)
+        for start in range(0, len(clip), size):
+            stream.feed(clip[start : start + size])
+        stream.finish()
+        texts.append(heard.final().text)
+    recognizer.close()
+    assert texts[0] and texts[0] == texts[1]
 
 
 def test_a_frame_lasts_what_the_encoders_stride_makes_it(ctc):

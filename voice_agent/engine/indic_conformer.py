@@ -8,6 +8,7 @@ engine.indic` holds the parts.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voice_agent.engine.indic.layout import EMBEDDED, Decoding, find, read
@@ -117,8 +118,8 @@ def load_indic_conformer(
     """Load a model and start its thread. Slow (seconds): not for an event loop.
 
     Args:
-        model: "tiny-kn", a directory in IndicConformer's layout, or a Hugging Face id such as
-            "ai4bharat/indic-conformer-600m-multilingual".
+        model: "tiny-kn", a directory in IndicConformer's layout, a Hugging Face id such as
+            "ai4bharat/indic-conformer-600m-multilingual", or one of AI4Bharat's `.nemo` files.
         device: "auto", "cpu", "cuda", "cuda:N" or "tensorrt".
         language: of streams that name none.
         decoding: "ctc", or "rnnt" (slower, a token at a time).
@@ -134,14 +135,23 @@ def load_indic_conformer(
         EngineError: the device cannot be used.
         ValueError: a language or decoding that the model does not know.
     """
-    from voice_agent.engine.indic.backend import OnnxBackend
-
     if decoding not in ("ctc", "rnnt"):
         raise ValueError(f"decoding {decoding!r} is unknown; use ctc or rnnt")
-    layout = read(model, find(model), decoding)
-    if threads is None and model == EMBEDDED:
-        threads = 1
-    backend = OnnxBackend(layout, device=device, decoding=decoding, threads=threads)
+    backend: Backend
+    if model.endswith(".nemo"):
+        from voice_agent.engine.indic.nemo_file import NemoBackend
+
+        if decoding == "rnnt":
+            raise ValueError(f"{model}: of a .nemo file the CTC head alone is served; use ctc")
+        path = Path(model).expanduser()
+        backend = NemoBackend(path, name=model, device=device, language=language)
+    else:
+        from voice_agent.engine.indic.backend import OnnxBackend
+
+        layout = read(model, find(model), decoding)
+        if threads is None and model == EMBEDDED:
+            threads = 1
+        backend = OnnxBackend(layout, device=device, decoding=decoding, threads=threads)
     return IndicConformerRecognizer(
         backend, name=model, language=language, slots=slots, schedule=schedule
     )
