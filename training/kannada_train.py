@@ -190,7 +190,7 @@ def train(
             line["held_out_loss"] = round(held_out_loss(average.module, held_out), 4)
         log.append(line)
         print(line, flush=True)
-        facts = {"log": log, "recipe": repr(recipe), "torch": torch.__version__}
+        facts = {"log": log, "recipe": repr(recipe), "torch": str(torch.__version__)}
         save(out / "checkpoint.pt", average.module, config, facts)
         total, seen, said = torch.zeros((), device=device), 0, time.monotonic()
 
