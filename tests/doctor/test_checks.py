@@ -98,6 +98,9 @@ PROBLEMS = {
         "triton", "warn", "no ptxas", "reinstall triton",
         replace(SPARK, broken={"triton": "no ptxas"}),
     ),
+    "a triton that cannot compile": (
+        "triton", "warn", "no compiler", "gcc", replace(SPARK, compiler=False),
+    ),
     "a broken flash-attn": (
         "flash-attn", "warn", "undefined symbol", "pip uninstall flash-attn",
         replace(with_packages(flash_attn="2.8.3"), broken={"flash-attn": "undefined symbol"}),

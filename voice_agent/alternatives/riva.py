@@ -20,7 +20,7 @@ from voice_agent.alternatives.worker import Decoded, Heard, WorkerRecognizer
 from voice_agent.engine.recognizer import SAMPLE_RATE, StreamOptions, Word
 
 DEFAULT_URL = "localhost:50051"
-START = "docker compose --profile nim up"
+START = "docker compose -f docker/compose.yaml --profile nim up"
 FINAL_S = 60.0
 
 # Riva wants a region; these are its models' own for languages that callers name without one.

@@ -16,7 +16,7 @@ from voice_agent.alternatives.worker import Decoded, WorkerRecognizer
 from voice_agent.engine.recognizer import StreamOptions, Word
 
 DEFAULT_URL = "http://localhost:8010"
-START = "docker compose --profile whisperx up"
+START = "docker compose -f docker/compose.yaml --profile whisperx up"
 
 
 def load(choice: Choice) -> WorkerRecognizer:

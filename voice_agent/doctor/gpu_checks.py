@@ -199,4 +199,11 @@ def triton(m: Machine) -> Finding | None:
             "Triton is not installed: attention falls back to PyTorch's SDPA, which is slower",
             "pip install triton",
         )
+    if not m.compiler:
+        return Finding(
+            "triton",
+            "warn",
+            "Triton compiles a small C file when it first meets a GPU, and there is no compiler",
+            "apt-get install gcc libc6-dev python3-dev",
+        )
     return Finding("triton", "ok", f"Triton {m.packages['triton']}")

@@ -114,6 +114,7 @@ def look(*, ports: Sequence[int] = (7860,), stun: str | None = None) -> Machine:
             cached=_cached(),
             espeak=espeak.result()[1] is None,
             docker=shutil.which("docker") is not None,
+            compiler=any(shutil.which(name) for name in ("cc", "gcc", "clang")),
         )
 
 

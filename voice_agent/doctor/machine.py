@@ -75,6 +75,7 @@ class Machine:
         cached: repositories in the model cache.
         espeak: whether the espeak-ng library loads.
         docker: whether a docker client is installed.
+        compiler: whether there is a C compiler.
     """
 
     arch: str = "x86_64"
@@ -101,3 +102,4 @@ class Machine:
     cached: tuple[str, ...] = ()
     espeak: bool = True
     docker: bool = True
+    compiler: bool = True

@@ -88,7 +88,7 @@ def ice(m: Machine) -> Finding:
             "ice",
             "warn",
             "the STUN server does not answer: UDP is blocked, so callers outside need TURN",
-            "docker compose --profile turn up -d",
+            "docker compose -f docker/compose.yaml --profile turn up -d",
         )
     if m.container and m.stun is None:
         return Finding(
