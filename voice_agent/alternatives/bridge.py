@@ -35,6 +35,10 @@ FINAL_S = 30.0
 QUIET_S = 2.0
 """Seconds after the end of speech in which a service that heard nothing says nothing at all."""
 
+TAIL = np.zeros(SAMPLE_RATE // 10, np.float32)
+"""Silence after the last sample. A microphone does not stop with the segment, and services count
+on that: what their resamplers hold back (75 ms in OpenAI's) would be lost without it."""
+
 BuildService = Callable[[StreamOptions], "STTService"]
 
 
@@ -205,8 +209,7 @@ class _Session:
         self._bridge.wait(self._call.feed(samples))
 
     def finish(self, rest: np.ndarray) -> Decoded:
-        if rest.size:
-            self.feed(rest)
+        self.feed(np.concatenate((rest, TAIL)))
         try:
             decoded = self._bridge.wait(self._call.finish())
         except SystemFailed:
