@@ -253,3 +253,61 @@ def ggml_whisper(folder: Path) -> Path:
             file.write(struct.pack(f"{data.ndim}i", *reversed(data.shape)) + name.encode())
             file.write(data.tobytes())
     return path
+
+
+def voxtral(folder: Path) -> Path:
+    """A random Voxtral Realtime with a tekken tokenizer of the 256 bytes and Mistral's control."""
+    import base64
+
+    import torch
+    from mistral_common.tokens.tokenizers.base import SpecialTokens
+    from transformers import (
+        MistralCommonBackend,
+        VoxtralRealtimeConfig,
+        VoxtralRealtimeFeatureExtractor,
+        VoxtralRealtimeForConditionalGeneration,
+        VoxtralRealtimeProcessor,
+    )
+
+    names = [t.value for t in SpecialTokens]
+    control = ["<unk>", "<s>", "</s>", *(n for n in names if n not in ("<unk>", "<s>", "</s>"))]
+    size = len(control) + 256
+    tekken = {
+        "config": {
+            "pattern": r"\s*\S+", "num_vocab_tokens": 256, "default_vocab_size": size,
+            "default_num_special_tokens": len(control), "version": "v13",
+        },
+        "vocab": [
+            {"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode(), "token_str": None}
+            for i in range(256)
+        ],
+        "special_tokens": [
+            {"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(control)
+        ],
+        "audio": {
+            "sampling_rate": 16_000, "frame_rate": 12.5, "transcription_format": "streaming",
+            "transcription_delay_ms": 480.0, "streaming_look_ahead_ms": 2.5,
+            "streaming_look_back_ms": 52.5, "streaming_n_left_pad_tokens": 32,
+            "audio_encoding_config": {"num_mel_bins": 128, "hop_length": 160, "window_size": 400},
+        },
+    }  # fmt: skip
+    (folder / "tekken.json").write_text(json.dumps(tekken))
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "pad_token_id": 11, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    audio = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_mel_bins": 128,
+    }  # fmt: skip
+    model = VoxtralRealtimeForConditionalGeneration(
+        VoxtralRealtimeConfig(audio_config=audio, text_config=text)
+    )
+    with torch.no_grad():  # control tokens are not shown: let it say bytes, letters among them
+        model.get_output_embeddings().weight[: len(control) + 97] = 0.0
+    model.save_pretrained(folder)
+    tokenizer = MistralCommonBackend(str(folder / "tekken.json"))
+    VoxtralRealtimeProcessor(VoxtralRealtimeFeatureExtractor(), tokenizer).save_pretrained(folder)
+    return folder

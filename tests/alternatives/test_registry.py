@@ -121,6 +121,7 @@ def test_a_missing_server_is_named_with_the_command_that_starts_one(name):
 
 
 WEIGHTS = [
+    ("nemotron", "huggingface.co"), ("indic-conformer", "hf download"),
     ("faster-whisper", "hf download"), ("openai-whisper", "available models"),
     ("whisper.cpp", "ggml"), ("insanely-fast-whisper", "hf download"),
     ("indic-whisper", "hf download"), ("mms", "hf download"), ("seamless-m4t", "hf download"),

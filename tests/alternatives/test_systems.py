@@ -34,6 +34,7 @@ CASES = {
     "vakyansh": ("transformers", checkpoints.wav2vec2, StreamOptions()),
     "seamless-m4t": ("transformers", checkpoints.seamless, KN),
     "whisper.cpp": ("pywhispercpp", checkpoints.ggml_whisper, EN),
+    "voxtral": ("mistral_common", checkpoints.voxtral, EN),
     "nemotron-transformers": ("transformers", checkpoints.nemotron, EN),
     "nemotron-transformers 3.5": ("transformers", second_generation, StreamOptions()),
 }
@@ -192,3 +193,16 @@ def test_the_aarch64_wheel_without_cuda_is_told_when_the_gpu_would_have_been_tak
     finally:
         logger.remove(sink)
     assert any("aarch64" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("whisper.cpp", "pywhispercpp"), ("sherpa-onnx", "sherpa_onnx")]
+)
+def test_a_build_for_cpus_does_not_pretend_to_use_a_gpu(name, package, tmp_path):
+    library = pytest.importorskip(package)
+    if "+cuda" in getattr(library, "__version__", ""):
+        pytest.skip("this build has CUDA")
+    (tmp_path / "ggml.bin").touch()
+    model = str(tmp_path / "ggml.bin" if name == "whisper.cpp" else tmp_path)
+    with pytest.raises(EngineError, match="build for CPUs"):
+        load(name, Choice(model=model, device="cuda"))

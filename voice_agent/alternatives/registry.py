@@ -129,7 +129,7 @@ _ROWS = (
     ),
     System(
         "voxtral", "transformers, or a running vLLM's realtime websocket", "voxtral:load",
-        "mistralai/Voxtral-Mini-4B-Realtime-2602", "transformers", "Apache-2.0", "13", True,
+        "mistralai/Voxtral-Mini-4B-Realtime-2602", "voxtral", "Apache-2.0", "13", True,
         "GPU of 16 GB, or a server",
     ),
     System(

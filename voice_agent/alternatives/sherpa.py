@@ -13,7 +13,7 @@ import numpy as np
 
 from voice_agent.alternatives.loading import Choice, need
 from voice_agent.alternatives.worker import Decoded, Heard, WorkerRecognizer
-from voice_agent.engine.errors import ModelNotFound
+from voice_agent.engine.errors import EngineError, ModelNotFound
 from voice_agent.engine.recognizer import SAMPLE_RATE, StreamOptions
 
 WHERE = "github.com/k2-fsa/sherpa-onnx/releases/tag/asr-models"
@@ -59,11 +59,19 @@ def load(choice: Choice) -> WorkerRecognizer:
     Raises:
         MissingExtra: sherpa-onnx is not installed.
         ModelNotFound: no folder was named, or it lacks a file.
+        EngineError: CUDA was asked for and this build has none.
     """
     library = need("sherpa-onnx", "sherpa_onnx", package="sherpa-onnx", extra="sherpa-onnx")
     if choice.model is None:
         raise ModelNotFound(
             "sherpa-onnx", f"unpack a sherpa-onnx-nemotron archive ({WHERE}) and name its folder"
+        )
+    cuda = choice.device.startswith("cuda")
+    if cuda and "+cuda" not in library.__version__:
+        # Asked for CUDA, it would print a line and compute on the CPU.
+        raise EngineError(
+            f"sherpa-onnx {library.__version__} is a build for CPUs; install one for CUDA from "
+            "k2-fsa.github.io/sherpa/onnx/cuda.html, or use --device cpu"
         )
     folder = Path(choice.model)
     encoder, decoder, joiner = (_file(folder, part) for part in ("encoder", "decoder", "joiner"))
@@ -73,7 +81,7 @@ def load(choice: Choice) -> WorkerRecognizer:
     recogniser = library.OnlineRecognizer.from_transducer(
         tokens=str(tokens), encoder=str(encoder), decoder=str(decoder), joiner=str(joiner),
         num_threads=1, sample_rate=SAMPLE_RATE, decoding_method="greedy_search",
-        provider="cuda" if choice.device.startswith("cuda") else "cpu",
+        provider="cuda" if cuda else "cpu",
     )  # fmt: skip
 
     def open_session(options: StreamOptions, heard: Heard) -> _Session:

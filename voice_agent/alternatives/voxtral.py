@@ -83,8 +83,8 @@ def _remote(choice: Choice, url: str) -> WorkerRecognizer:
 
 
 def _local(choice: Choice) -> WorkerRecognizer:
-    library = need("voxtral", "transformers", package="transformers", extra="transformers")
-    need("voxtral", "mistral_common", package="mistral-common[audio]", extra="transformers")
+    library = need("voxtral", "transformers", package="transformers", extra="voxtral")
+    need("voxtral", "mistral_common", package="mistral-common", extra="voxtral")
     import torch
 
     name, device = choice.model or DEFAULT_MODEL, torch_device(choice)

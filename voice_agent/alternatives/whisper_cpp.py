@@ -12,7 +12,7 @@ from voice_agent.alternatives.languages import primary
 from voice_agent.alternatives.loading import Choice, need, weights
 from voice_agent.alternatives.redecode import redecoding
 from voice_agent.alternatives.worker import Decoded, WorkerRecognizer
-from voice_agent.engine.errors import ModelNotFound
+from voice_agent.engine.errors import EngineError, ModelNotFound
 from voice_agent.engine.recognizer import SAMPLE_RATE, StreamOptions
 
 DEFAULT_MODEL = "small"
@@ -27,12 +27,20 @@ def load(choice: Choice) -> WorkerRecognizer:
         MissingExtra: pywhispercpp is not installed and no server was named.
         ModelNotFound: no such file, and it cannot be fetched.
         NoServer: nothing answers at `choice.url`.
+        EngineError: CUDA was asked for and this build has none.
     """
     return _remote(choice) if choice.url else _local(choice)
 
 
 def _local(choice: Choice) -> WorkerRecognizer:
     library = need("whisper.cpp", "pywhispercpp.model", package="pywhispercpp", extra="whisper-cpp")
+    cuda = choice.device.startswith("cuda")
+    if cuda and "CUDA" not in library.Model.system_info():
+        # Asked for a GPU, it would compute on the CPU without a word.
+        raise EngineError(
+            "this pywhispercpp is a build for CPUs, as PyPI's wheels are; build it with "
+            "`GGML_CUDA=1 pip install --no-binary :all: pywhispercpp`, or use --device cpu"
+        )
     name = choice.model or DEFAULT_MODEL
     known = need("whisper.cpp", "pywhispercpp.constants", package="", extra="").AVAILABLE_MODELS
     # Given anything else, pywhispercpp logs a line and goes on without a model.
@@ -43,6 +51,7 @@ def _local(choice: Choice) -> WorkerRecognizer:
         # One core stays free: ggml's threads spin, and more of them than cores slow each other.
         model = library.Model(
             name, redirect_whispercpp_logs_to=None, print_progress=False,
+            context_params={"use_gpu": choice.device != "cpu"},
             n_threads=max(1, min(4, (os.cpu_count() or 1) - 1)),
         )  # fmt: skip
     unknown = "en" if ".en" in Path(name).name else "auto"

@@ -41,6 +41,9 @@ from voice_agent.engine.recognizer import (
 
 NOTHING = np.empty(0, np.float32)
 
+CLOSE_S = 10.0
+"""Seconds that closing waits for each worker; they are daemons, so a stuck one ends nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -225,7 +228,10 @@ class WorkerRecognizer:
         return stream
 
     def close(self) -> None:
-        """Stop the workers and free the model; see `Recognizer.close`."""
+        """Stop the workers and free the model; see `Recognizer.close`.
+
+        Waits for what is being decoded, but not for a server that has stopped answering.
+        """
         with self._wake:
             if self._closed:
                 return
@@ -233,7 +239,7 @@ class WorkerRecognizer:
             streams, self._streams = self._streams, []
             self._wake.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(CLOSE_S)
         for stream in streams:
             if stream.session is not None:
                 stream.session.cancel()

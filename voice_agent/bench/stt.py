@@ -143,7 +143,7 @@ def _addresses(urls: Sequence[str]) -> dict[str, str]:
     addresses = {}
     for entry in urls:
         name, equals, url = entry.partition("=")
-        if not equals or "://" not in url:
+        if not equals or not url:
             raise ValueError(f"--url {entry!r} is not NAME=URL, e.g. whisperx=http://host:8010")
         addresses[name] = url
     return addresses
