@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,19 @@ def test_a_system_that_cannot_load_says_why_from_its_process():
         list(systems.run("whisperx", Choice(url="http://127.0.0.1:9"), [], 1))
 
 
+def test_clips_in_parallel_come_back_in_order_after_the_long_one_alone(clips):
+    recognizer = ScriptedRecognizer([(0.0, "x")])
+    found = corpus.read(clips)
+    tasks = [systems.Task("fast", c.name, c, "en") for c in found * 4]
+    tasks.append(systems.Task("long", "30 s", None, "en", np.zeros(800, np.float32)))
+    with ThreadPoolExecutor(4) as pool:
+        done = list(systems._in_order(pool, recognizer, tasks))
+    assert [d.clip for d in done] == ["30 s", *(t.name for t in tasks[:-1])]
+    # Three runs of the long clip, each over before anything else was opened.
+    assert [s.segments[0].size for s in recognizer.opened[:3]] == [800] * 3
+    recognizer.close()
+
+
 # The whole, on our own embedded model
 
 
@@ -197,6 +211,12 @@ def test_it_compares_writes_three_reports_and_resumes(clips, tmp_path, command, 
     again = [line for line in (out / "clips.jsonl").read_text().splitlines() if line in kept]
     assert again == kept  # measured once
     assert json.loads((out / "stt.json").read_text())["rows"][0]["clips"] == 2
+
+
+def test_what_is_wrong_with_a_manifest_is_told_without_a_traceback(tmp_path, command):
+    done = command("--stt", "nemotron", "--manifest", tmp_path)
+    assert done.exit_code == 2
+    assert "holds no recordings" in " ".join(done.output.replace("│", " ").split())
 
 
 def test_an_unknown_system_is_refused_before_anything_runs(clips, tmp_path):

@@ -257,10 +257,21 @@ def stt(
     """Compare speech-to-text systems: errors, speed, latency and memory on the same clips."""
     from voice_agent.bench import stt_report
 
-    rows = run_stt(
-        stt, manifest=manifest, out=out, device=device, language=language, limit=limit, live=live,
-        parallel=parallel, urls=url or (), baseline=baseline,
-    )  # fmt: skip
+    try:
+        rows = run_stt(
+            stt,
+            manifest=manifest,
+            out=out,
+            device=device,
+            language=language,
+            limit=limit,
+            live=live,
+            parallel=parallel,
+            urls=url or (),
+            baseline=baseline,
+        )
+    except ValueError as error:  # a manifest or an option, named in the message
+        raise typer.BadParameter(str(error)) from error
     typer.echo(stt_report.table(rows))
     typer.echo(f"\n{out / 'stt.md'}, stt.json, stt.png")
     if not any(row.clips for row in rows):

@@ -42,7 +42,7 @@ def ctranslate2(m: Machine) -> Finding | None:
         "ctranslate2",
         "warn",
         "CTranslate2 sees no GPU: faster-whisper runs on the CPU",
-        "pip install nvidia-cublas-cu12 nvidia-cudnn-cu12",
+        "unset CUDA_VISIBLE_DEVICES; pip install --upgrade ctranslate2",
     )
 
 
