@@ -249,3 +249,10 @@ def test_the_ratio_is_to_the_yardsticks_own_time(clips, tmp_path, monkeypatch):
         "nemotron,faster-whisper", manifest=clips, out=tmp_path / "out", device="cpu", live=0
     )
     assert [r.ratio for r in rows] == [2.0, 1.0]
+    # On a GPU the yardstick is measured besides, on the CPU.
+    rows = stt.run_stt(
+        "nemotron", manifest=clips, out=tmp_path / "out", device="cuda", live=0, baseline="small"
+    )
+    assert [r.ratio for r in rows] == [2.0]
+    rows = stt.run_stt("nemotron", manifest=clips, out=tmp_path / "out", device="cuda", live=0)
+    assert [r.ratio for r in rows] == [None]

@@ -72,8 +72,8 @@ def run_stt(
         live: clips that are also played at real-time pace.
         parallel: clips at once.
         urls: `NAME=URL` of systems that are servers.
-        baseline: model of the yardstick, faster-whisper in int8 on the CPU; None where
-            faster-whisper among `stt` on a CPU serves, or for no yardstick.
+        baseline: model of the yardstick, faster-whisper in int8 on the CPU; None for that of
+            faster-whisper in `stt`, and for no yardstick where it is not there.
 
     Returns:
         The rows of the table, `voice_agent.bench.stt_report.Row`.
@@ -95,7 +95,7 @@ def run_stt(
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     store = Store(out / "clips.jsonl")
-    settings = {"device": device, "parallel": parallel}
+    settings = {"manifest": str(manifest), "device": device, "parallel": parallel}
     rows, problems = [], {}
     for contender in chosen:
         choice = Choice(
@@ -206,17 +206,18 @@ def _yardstick(
     from voice_agent.alternatives.loading import Choice
     from voice_agent.bench.systems import Task
 
-    if model is None and device == "cpu":
-        mine = next((c for c in chosen if c.name == BASELINE), None)
-        if mine is None:
-            return None
-        yard, under = mine, settings
-    elif model is None:
+    mine = next((c for c in chosen if c.name == BASELINE), None)
+    if model is None and mine is None:
         return None
+    if model is None and device == "cpu":
+        assert mine is not None
+        yard, under = mine, settings  # it has just been measured
     else:
-        yard, under = Contender(BASELINE, model), {"device": "cpu", "parallel": 1}
+        yard = Contender(BASELINE, model or (mine.model if mine else None))
+        under = {**settings, "device": "cpu", "parallel": 1}
         task = Task("long", "30 s", None, clips[0].language, long)
-        problem = _fill(store, yard, Choice(model=model, device="cpu"), [task], under, 1, console)
+        choice = Choice(model=yard.model, device="cpu")
+        problem = _fill(store, yard, choice, [task], under, 1, console)
         if problem:
             console.print(f"the yardstick: {problem}", style="red", markup=False)
     lines = [x for x in store.of(yard.label, under) if x["is"] == "Measured" and not x["error"]]
@@ -233,7 +234,7 @@ def stt(
     ],
     manifest: Annotated[
         Path, typer.Option(help="JSON lines (audio, text, language, licence) or a folder.",
-                           show_default="a few minutes of reading"),
+                           show_default="48 s of reading"),
     ] = DEFAULT,
     out: Annotated[Path, typer.Option(help="Folder of the report; a run resumes there.")] = Path(
         "out/bench-stt"
@@ -251,7 +252,7 @@ def stt(
     baseline: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="faster-whisper model of the yardstick, int8 on the CPU "
-                     "[default: that of --stt, with --device cpu]"),
+                     "[default: that of faster-whisper in --stt]"),
     ] = None,
 ) -> None:  # fmt: skip
     """Compare speech-to-text systems: errors, speed, latency and memory on the same clips."""
