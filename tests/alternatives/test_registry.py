@@ -15,7 +15,7 @@ from loguru import logger
 from voice_agent.alternatives import SYSTEMS, Choice, load, markdown, system
 from voice_agent.alternatives import loading as loading_module
 from voice_agent.alternatives.errors import MissingExtra, MissingKey, NoServer, UnknownSystem
-from voice_agent.engine.errors import EngineError, ModelNotFound
+from voice_agent.engine.errors import CorruptCheckpoint, EngineError, ModelNotFound
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +139,17 @@ def test_missing_weights_come_with_what_fetches_them(name, advice):
         pytest.skip(str(missing))
     assert advice in str(raised.value)
     assert "no/such-model" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["insanely-fast-whisper", "mms", "faster-whisper"])
+def test_a_folder_that_is_there_and_holds_no_model_is_not_called_missing(name, tmp_path):
+    try:
+        with pytest.raises(EngineError) as raised:
+            load(name, Choice(model=str(tmp_path), device="cpu"))
+    except MissingExtra as missing:
+        pytest.skip(str(missing))
+    assert isinstance(raised.value, CorruptCheckpoint)
+    assert "cannot be loaded" in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["indic-whisper", "sherpa-onnx"])

@@ -226,6 +226,14 @@ def test_an_unknown_system_is_refused_before_anything_runs(clips, tmp_path):
         stt.run_stt("nemotron", manifest=clips, out=tmp_path / "out", urls=["whisperx"])
 
 
+def test_a_licence_that_forbids_commercial_use_is_shown_when_its_system_is_selected(
+    clips, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(systems, "run", lambda *args: iter(()))
+    stt.run_stt("mms", manifest=clips, out=tmp_path / "out", device="cpu", live=0)
+    assert "forbids commercial use" in " ".join(capsys.readouterr().err.split())
+
+
 def row(**values):
     blank = dict.fromkeys(stt_report.Row.__dataclass_fields__)
     return stt_report.Row(**{**blank, "system": "x", "clips": 1, "failed": 0, **values})

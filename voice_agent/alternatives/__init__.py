@@ -11,6 +11,14 @@ Every other module is one system's adapter.
 """
 
 from voice_agent.alternatives.loading import Choice
-from voice_agent.alternatives.registry import SYSTEMS, System, load, markdown, service, system
+from voice_agent.alternatives.registry import (
+    SYSTEMS,
+    System,
+    licence_notice,
+    load,
+    markdown,
+    service,
+    system,
+)
 
-__all__ = ["SYSTEMS", "Choice", "System", "load", "markdown", "service", "system"]
+__all__ = ["SYSTEMS", "Choice", "System", "licence_notice", "load", "markdown", "service", "system"]

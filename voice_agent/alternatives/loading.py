@@ -6,10 +6,11 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from voice_agent.alternatives.errors import MissingExtra
-from voice_agent.engine.errors import EngineError, ModelNotFound
+from voice_agent.engine.errors import CorruptCheckpoint, EngineError, ModelNotFound
 from voice_agent.engine.loading import pick_device
 
 
@@ -69,26 +70,30 @@ def weights(model: str, command: str) -> Iterator[None]:
 
     Raises:
         ModelNotFound: no such file, repository or network.
+        CorruptCheckpoint: a folder or file that is there, and that the library cannot load.
         EngineError: they do not fit into memory.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         yield
+    except EngineError:
+        raise
     except GatedRepoError as error:
         raise ModelNotFound(
-            model, "the repository is gated: accept its licence on huggingface.co, then `hf auth "
-            f"login` and `{command}`",
-        ) from error  # fmt: skip
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            model,
+            "the repository is gated: accept its licence on huggingface.co, then `hf auth login` "
+            f"and `{command}`",
+        ) from error
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise EngineError(f"{model} does not fit; choose a smaller model") from error
+        if Path(model).exists():  # so it was found; what the library says of it is the matter
+            raise CorruptCheckpoint(model, f"cannot be loaded: {error}") from error
+        if not isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | OSError):
+            raise
         raise ModelNotFound(
             model,
             f"not found here, and the network does not give it either; run `{command}` on a "
             "machine with network, or give a folder that holds it",
         ) from error
-    except MemoryError as error:
-        raise EngineError(f"{model} does not fit into memory; choose a smaller model") from error
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        raise EngineError(f"{model} does not fit into the GPU; choose a smaller model") from error

@@ -187,7 +187,7 @@ def load(name: str, choice: Choice | None = None) -> Recognizer:
             command or variable supplies it.
     """
     row = system(name)
-    _tell_licence(row)
+    _tell_licence(name)
     return _function(row.factory)(choice or Choice())
 
 
@@ -206,7 +206,7 @@ def service(name: str, choice: Choice | None = None, **options: Any) -> STTServi
     """
     row = system(name)
     if row.vendor is not None:
-        _tell_licence(row)
+        _tell_licence(name)
         return _function(row.vendor)(choice or Choice(), **options)
     from voice_agent.services import RecognizerSTTService
 
@@ -229,11 +229,21 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tell_licence(row: System) -> None:
-    if not row.commercial:
-        logger.warning(
-            "{}: its weights are {}, which forbids commercial use", row.name, row.licence
-        )
+def licence_notice(name: str) -> str | None:
+    """What must be told to whoever selects a system; None where its licence forbids nothing.
+
+    Raises:
+        UnknownSystem: no such name.
+    """
+    row = system(name)
+    if row.commercial:
+        return None
+    return f"{row.name}: its weights are {row.licence}, which forbids commercial use"
+
+
+def _tell_licence(name: str) -> None:
+    if (notice := licence_notice(name)) is not None:
+        logger.warning("{}", notice)
 
 
 def _function(where: str) -> Callable[..., Any]:

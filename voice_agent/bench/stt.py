@@ -85,7 +85,7 @@ def run_stt(
     """
     from rich.console import Console
 
-    from voice_agent.alternatives.loading import Choice
+    from voice_agent.alternatives import Choice, licence_notice
     from voice_agent.bench import corpus, stt_report
 
     addresses = _addresses(urls)
@@ -97,6 +97,8 @@ def run_stt(
     store = Store(out / "clips.jsonl")
     settings = {"manifest": str(manifest), "device": device, "parallel": parallel}
     rows, problems = [], {}
+    for notice in filter(None, (licence_notice(c.name) for c in chosen)):
+        console.print(notice, style="yellow", markup=False)
     for contender in chosen:
         choice = Choice(
             model=contender.model, device=device, language=clips[0].language,
