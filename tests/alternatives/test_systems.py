@@ -12,7 +12,7 @@ import pytest
 from tests.alternatives import checkpoints
 from tests.support.collect import Collector
 from voice_agent.alternatives import Choice, load
-from voice_agent.engine.errors import EngineError
+from voice_agent.engine.errors import CorruptCheckpoint, EngineError
 from voice_agent.engine.recognizer import StreamOptions
 
 KN, EN = StreamOptions(language="kn"), StreamOptions(language="en")
@@ -206,3 +206,14 @@ def test_a_build_for_cpus_does_not_pretend_to_use_a_gpu(name, package, tmp_path)
     model = str(tmp_path / "ggml.bin" if name == "whisper.cpp" else tmp_path)
     with pytest.raises(EngineError, match="build for CPUs"):
         load(name, Choice(model=model, device="cuda"))
+
+
+@pytest.mark.parametrize("cut", ["garbage", "truncated"])
+def test_a_ggml_file_that_cannot_be_read_is_refused_before_it_crashes(cut, tmp_path):
+    pytest.importorskip("pywhispercpp")
+    pytest.importorskip("whisper")
+    file = checkpoints.ggml_whisper(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if cut == "truncated" else b"RIFF" + whole[4:])
+    with pytest.raises(CorruptCheckpoint):
+        load("whisper.cpp", Choice(model=str(file), device="cpu"))

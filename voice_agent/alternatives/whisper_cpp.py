@@ -12,7 +12,7 @@ from voice_agent.alternatives.languages import primary
 from voice_agent.alternatives.loading import Choice, need, weights
 from voice_agent.alternatives.redecode import redecoding
 from voice_agent.alternatives.worker import Decoded, WorkerRecognizer
-from voice_agent.engine.errors import EngineError, ModelNotFound
+from voice_agent.engine.errors import CorruptCheckpoint, EngineError, ModelNotFound
 from voice_agent.engine.recognizer import SAMPLE_RATE, StreamOptions
 
 DEFAULT_MODEL = "small"
@@ -26,6 +26,7 @@ def load(choice: Choice) -> WorkerRecognizer:
     Raises:
         MissingExtra: pywhispercpp is not installed and no server was named.
         ModelNotFound: no such file, and it cannot be fetched.
+        CorruptCheckpoint: a file that whisper.cpp cannot read.
         NoServer: nothing answers at `choice.url`.
         EngineError: CUDA was asked for and this build has none.
     """
@@ -47,13 +48,23 @@ def _local(choice: Choice) -> WorkerRecognizer:
     if not Path(name).is_file() and name not in known:
         raise ModelNotFound(name, "no such ggml file; give a path to one, or a name such as small")
     fetch = f"python -c 'from pywhispercpp.utils import download_model as d; d(\"{name}\")'"
+    said: list[str] = []
     with weights(name, fetch):
-        # One core stays free: ggml's threads spin, and more of them than cores slow each other.
-        model = library.Model(
-            name, redirect_whispercpp_logs_to=None, print_progress=False,
-            context_params={"use_gpu": choice.device != "cpu"},
-            n_threads=max(1, min(4, (os.cpu_count() or 1) - 1)),
-        )  # fmt: skip
+        library.pw.whisper_log_set(lambda level, line: said.append(line))
+        try:
+            # One core stays free: ggml's threads spin, and more of them than cores slow each other.
+            model = library.Model(
+                name,
+                print_progress=False,
+                context_params={"use_gpu": choice.device != "cpu"},
+                n_threads=max(1, min(4, (os.cpu_count() or 1) - 1)),
+            )
+        finally:
+            library.pw.whisper_log_set(None)
+    # Of a file that it cannot read whisper.cpp says so in its log, and pywhispercpp returns a
+    # model that crashes the process when it is used.
+    if any("failed to load model" in line for line in said):
+        raise CorruptCheckpoint(name, said[-2].strip().split(": ", 1)[-1])
     unknown = "en" if ".en" in Path(name).name else "auto"
 
     def decode(pcm: np.ndarray, options: StreamOptions, *, final: bool) -> Decoded:
