@@ -6,6 +6,8 @@ alone, so any worker may speak any of them. eSpeak NG 1.51 or later, through `es
 
 from __future__ import annotations
 
+import ctypes
+import json
 import multiprocessing
 import os
 import random
@@ -17,6 +19,8 @@ import numpy as np
 from training.kannada_text import KannadaText
 from training.pool import write_shard
 from training.voices import Espeak, to_16k, trimmed
+
+PHONEME_EVENTS, PHONEME = 1, 7  # espeak_Initialize's option, and the type of an event
 
 VOICES = ("", "+f1", "+f2", "+f3", "+f4", "+m1", "+m2", "+m3", "+m4", "+m6", "+m7", "+Annie")
 VOICES += ("+Michael", "+Alicia", "+Andy", "+Gene", "+Jacky", "+anika", "+belinda", "+ed", "+linda")
@@ -51,16 +55,77 @@ def speak(
     return trimmed(to_16k(audio, engine.rate)), f"{language}/{name}"
 
 
+class _Event(ctypes.Structure):
+    """`espeak_EVENT` of speak_lib.h; the last member is a union, of which we read the string."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("string", ctypes.c_char * 8),
+    )
+
+
+class AlignedEspeak(Espeak):
+    """eSpeak NG that also tells when each phoneme begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import espeakng_loader
+
+        self.begins: list[tuple[int, str]] = []
+        data = espeakng_loader.get_data_path().encode()
+        self.rate = self.library.espeak_Initialize(2, 0, data, PHONEME_EVENTS)
+        kind = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+        )
+
+        def take(samples: ctypes.Array, count: int, events: ctypes.Array) -> int:
+            if samples and count > 0:
+                self.pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            at = 0
+            while events and events[at].type:
+                if events[at].type == PHONEME:
+                    name = events[at].string.decode("utf-8", "replace")
+                    self.begins.append((events[at].audio_position, name))
+                at += 1
+            return 0
+
+        self._aligned = kind(take)  # kept: the library holds only its address
+        self.library.espeak_SetSynthCallback(self._aligned)
+
+
 def utterances(
-    text: KannadaText, seed: int, indices: range, held_out: bool = False
+    text: KannadaText, seed: int, indices: range, held_out: bool = False, aligned: bool = False
 ) -> Iterator[tuple[np.ndarray, str, str]]:
-    """Speak the utterances of these names; (audio, text, voice) each."""
-    engine = kannada_voice()
+    """Speak the utterances of these names; (audio, text, voice) each.
+
+    Args:
+        text: draws the sentences.
+        seed: of text, voice, rate and pitch.
+        indices: names of the utterances.
+        held_out: held-out words in held-out voices.
+        aligned: put a tab and a JSON list [[sample, phoneme], …] after the text.
+    """
+    engine = AlignedEspeak() if aligned else kannada_voice()
     variants = HELD_OUT_VOICES if held_out else VOICES
     for index in indices:
         r = random.Random(f"{seed}/{held_out}/{index}")
         sentence = text.sentence(r, held_out)
+        if isinstance(engine, AlignedEspeak):
+            engine.begins = []
         audio, voice = speak(engine, sentence, r, variants)
+        if isinstance(engine, AlignedEspeak):
+            # `speak` trims the leading silence: at most a margin of it is left.
+            whole = to_16k(np.concatenate(engine.pieces), engine.rate) if engine.pieces else audio
+            loud = np.flatnonzero(np.abs(whole.astype(np.int32)) > 160)
+            gone = max(0, int(loud[0]) - 800) if len(loud) else 0
+            begins = [[ms * 16 - gone, name] for ms, name in engine.begins]
+            sentence = f"{sentence}\t{json.dumps(begins, ensure_ascii=False)}"
         if len(audio):
             yield audio, sentence, voice
 
@@ -68,7 +133,7 @@ def utterances(
 def _shard(job: tuple[str, str | None, int, int, int]) -> float:
     folder, text_folder, seed, begin, end = job
     text = KannadaText.read(Path(text_folder)) if text_folder else KannadaText()
-    rows = utterances(text, seed, range(begin, end))
+    rows = utterances(text, seed, range(begin, end), aligned=True)
     return write_shard(Path(folder), f"{begin:07d}", rows)
 
 

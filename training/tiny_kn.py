@@ -60,7 +60,12 @@ def fit(args: argparse.Namespace, text: KannadaText, tokens: object, scratch: Pa
     held = kannada_speech.utterances(text, args.seed, range(count), held_out=True)
     write_shard(scratch / "held", "0", held)
     held_pool = filled(scratch / "held", tokens, 2.0, device)
-    pool = Pool(scratch / "train", tokens.encode, args.hours * 1.3, device)  # type: ignore[attr-defined]
+    pool = kannada_train.AlignedPool(
+        scratch / "train",
+        tokens.encode,  # type: ignore[attr-defined]
+        args.hours * 1.3,
+        device,
+    )
     while not pool.refresh(10_000):
         if work.ready():
             work.get()  # raises what a worker raised
@@ -68,7 +73,8 @@ def fit(args: argparse.Namespace, text: KannadaText, tokens: object, scratch: Pa
     config = kannada_train.SMOKE if args.smoke else kannada_train.TINY_KN
     recipe = kannada_train.Recipe(
         seed=args.seed,
-        seconds_per_batch=args.batch_s or (1000.0 if device.type == "cuda" else 100.0),
+        learning_rate=args.rate,
+        seconds_per_batch=args.batch_s or (1000.0 if device.type == "cuda" else 25.0),
         ema_decay=0.9 if args.smoke else 0.998,
     )
     limit = args.minutes * 60.0
@@ -80,7 +86,9 @@ def fit(args: argparse.Namespace, text: KannadaText, tokens: object, scratch: Pa
 
     # The held-out loss costs a CPU half a minute.
     report_s = 3.0 if args.smoke else 20.0 if device.type == "cuda" else 300.0
-    log = kannada_train.train(config, recipe, pool, args.out, progress, held_pool, report_s)
+    log = kannada_train.train(
+        config, recipe, pool, args.out, progress, held_pool, report_s, args.begin
+    )
     spoken = sum(pool.hours().values())
     (args.out / "log.json").write_text(json.dumps(log, indent=1) + "\n")
     print(f"{spoken:.1f} h of speech, {log[-1]['step']} steps, checkpoint in {args.out}")
@@ -177,6 +185,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--minutes", type=float, default=45.0, help="of speaking and training")
+    parser.add_argument("--begin", type=Path, metavar="CHECKPOINT", help="train it further")
+    parser.add_argument("--rate", type=float, default=2e-3, help="the highest learning rate")
     parser.add_argument("--steps", type=int, help="train this many steps, whatever the clock says")
     parser.add_argument("--hours", type=float, default=20.0, help="of speech to make")
     parser.add_argument("--batch-s", type=float, help="seconds of audio in a batch")
