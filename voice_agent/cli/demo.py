@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from voice_agent.cli import logs
 from voice_agent.cli.errors import EXIT_FAILED, UsageFault
@@ -15,9 +16,12 @@ from voice_agent.cli.errors import EXIT_FAILED, UsageFault
 if TYPE_CHECKING:
     from voice_agent.demo.call import Heard, HeardFinal
     from voice_agent.demo.clip import Clip
+    from voice_agent.demo.server import ServerProcess
 
 READY_LIMIT_S = 600.0
 """Seconds for a start; a model that is fetched first takes minutes."""
+
+_STILL_WAITING_S = 10.0  # between lines that say so, where no spinner turns
 
 
 def run(
@@ -49,6 +53,9 @@ def run(
     logs.set_up(verbose)
     if expect is not None and clip is None:
         raise UsageFault("--expect says what --clip says; give both")
+    if reply.is_dir():
+        raise UsageFault(f"--reply {reply} is a folder; name a WAV file")
+    reply.parent.mkdir(parents=True, exist_ok=True)  # before the call, whose answer it is to hold
     console = Console(highlight=False)
     with console.status("importing aiortc, reading the clip"):
         from voice_agent.demo.clip import known_clip, load_clip
@@ -66,10 +73,7 @@ def run(
     console.print("[dim]starting a server: voice-agent serve[/dim]")
     started = time.monotonic()
     with ServerProcess([str(text) for text in given]) as server:
-        with console.status("") as status:
-            name = server.wait_until_ready(
-                READY_LIMIT_S, lambda text: status.update(f"{server.url}: {text}")
-            )
+        name = _wait(server, console)
         console.print(
             f"[dim]{server.url} is ready with {name} after {time.monotonic() - started:.1f} s[/dim]"
         )
@@ -82,6 +86,22 @@ def run(
     return _judge(console, played, heard, reply, server.exit_code)
 
 
+def _wait(server: ServerProcess, console: Console) -> str:
+    """Show what the server waits for, until it is ready; the model's name."""
+    began = told = time.monotonic()
+    with console.status("") as spinner:
+
+        def show(status: str) -> None:
+            nonlocal told
+            now = time.monotonic()
+            spinner.update(f"{server.url}: {escape(status)}")
+            if not console.is_terminal and now - told >= _STILL_WAITING_S:
+                console.print(f"{escape(status)} ({now - began:.0f} s)")
+                told = now
+
+        return server.wait_until_ready(READY_LIMIT_S, show)
+
+
 async def _call(url: str, clip: Clip, console: Console) -> Heard:
     from voice_agent.demo.call import Listener, place_call
 
@@ -92,7 +112,7 @@ async def _call(url: str, clip: Clip, console: Console) -> Heard:
 
     def final(heard: HeardFinal) -> None:
         console.print(
-            f"{stamp()} [bold]you   [/bold] {heard.text} "
+            f"{stamp()} [bold]you   [/bold] {escape(heard.text)} "
             f"[dim]({heard.language or 'language unknown'}, final "
             f"{_ms(heard.after_speech_s)} after speech)[/dim]",
             soft_wrap=True,
@@ -104,11 +124,11 @@ async def _call(url: str, clip: Clip, console: Console) -> Heard:
         Listener(
             on_connected=lambda: console.print(f"{stamp()} connected"),
             on_partial=lambda text: console.print(
-                f"{stamp()} [dim]      … {text}[/dim]", soft_wrap=True
+                f"{stamp()} [dim]      … {escape(text)}[/dim]", soft_wrap=True
             ),
             on_final=final,
             on_said=lambda text: console.print(
-                f"{stamp()} [bold cyan]agent [/bold cyan] {text}", soft_wrap=True
+                f"{stamp()} [bold cyan]agent [/bold cyan] {escape(text)}", soft_wrap=True
             ),
             on_voice=lambda seconds: console.print(
                 f"{stamp()} [cyan]agent  speaks[/cyan] [dim](voice to voice {_ms(seconds)})[/dim]"
@@ -128,12 +148,11 @@ def _write_reply(path: Path, heard: Heard) -> None:
 
     from voice_agent.demo.clip import CLIP_RATE
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, heard.reply, CLIP_RATE, subtype="PCM_16")
+    soundfile.write(path, heard.reply, CLIP_RATE, subtype="PCM_16", format="WAV")
 
 
 def _judge(console: Console, clip: Clip, heard: Heard, reply: Path, server_exit: int | None) -> int:
-    from voice_agent.demo.verdict import complaints, share_heard
+    from voice_agent.demo.verdict import complaints, word_error_rate
 
     text = " ".join(final.text for final in heard.finals)
     wrong = complaints(clip, heard)
@@ -141,9 +160,9 @@ def _judge(console: Console, clip: Clip, heard: Heard, reply: Path, server_exit:
         wrong.append(f"the server ended with exit code {server_exit} instead of 0")
     console.print()
     if clip.text is not None and text:
-        console.print(f"said   {clip.text}", soft_wrap=True)
-        console.print(f"heard  {text}", soft_wrap=True)
-        console.print(f"       {share_heard(clip.text, text):.0%} of the words, in order")
+        console.print(f"said   {clip.text}", soft_wrap=True, markup=False)
+        console.print(f"heard  {text}", soft_wrap=True, markup=False)
+        console.print(f"       word error rate {word_error_rate(clip.text, text):.0%}")
     console.print(
         f"       {heard.partials} partials, {len(heard.finals)} finals; "
         f"reply of {heard.voiced_s:.1f} s" + (f" in {reply}" if heard.reply.size else "")

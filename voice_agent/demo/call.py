@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fractions
 import json
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +20,7 @@ from typing import Any
 import numpy as np
 from aiortc import (
     MediaStreamTrack,
+    RTCConfiguration,
     RTCDataChannel,
     RTCPeerConnection,
     RTCSessionDescription,
@@ -32,10 +30,11 @@ from av import AudioFrame
 
 from voice_agent.demo.clip import CLIP_RATE, Clip
 from voice_agent.demo.errors import DemoError
+from voice_agent.demo.http import HttpError, ask
+from voice_agent.demo.microphone import ClipTrack
 
 RTVI_VERSION = "2.2.0"
 CONNECT_LIMIT_S = 30.0
-_FRAME = CLIP_RATE // 50  # 20 ms, as browsers send
 _LEAD_IN_S = 0.5  # silence before the clip, as somebody who takes a breath
 _QUIET_S = 1.5  # after which the agent has said what it had to say
 _VOICE_RMS = 0.005  # of full scale: above Opus' noise on silence, below any speech
@@ -132,69 +131,19 @@ async def place_call(
     return call.result()
 
 
-class ClipTrack(MediaStreamTrack):
-    """A microphone that plays a clip: silence, after `play` the clip, then silence again.
-
-    Attributes:
-        started_at: `time.monotonic()` of the clip's first sample; None before it.
-        done: set when the whole clip has been sent.
-    """
-
-    kind = "audio"
-
-    def __init__(self, pcm: np.ndarray) -> None:
-        """Play int16 samples, 48 kHz mono, shape (n,)."""
-        super().__init__()
-        self.started_at: float | None = None
-        self.done = asyncio.Event()
-        self._pcm = pcm
-        self._next = 0  # sample of the clip that comes next
-        self._playing = False
-        self._sent = 0  # samples since the first frame
-        self._began: float | None = None
-
-    def play(self) -> None:
-        """Start the clip with the next frame."""
-        self._playing = True
-
-    async def recv(self) -> AudioFrame:
-        """The next 20 ms, when they are due."""
-        if self.readyState != "live":
-            raise MediaStreamError
-        now = time.monotonic()
-        if self._began is None:
-            self._began = now
-        due = self._began + self._sent / CLIP_RATE
-        if due > now:
-            await asyncio.sleep(due - now)
-        block = np.zeros(_FRAME, np.int16)
-        if self._playing and not self.done.is_set():
-            if self.started_at is None:
-                self.started_at = time.monotonic()
-            piece = self._pcm[self._next : self._next + _FRAME]
-            block[: piece.size] = piece
-            self._next += _FRAME
-            if self._next >= self._pcm.size:
-                self.done.set()
-        frame = AudioFrame.from_ndarray(block[None, :], format="s16", layout="mono")
-        frame.sample_rate = CLIP_RATE
-        frame.time_base = fractions.Fraction(1, CLIP_RATE)
-        frame.pts = self._sent
-        self._sent += _FRAME
-        return frame
-
-
 class _Call:
     def __init__(self, clip: Clip, listener: Listener) -> None:
         self._clip = clip
         self._tell = listener
         self._heard = Heard()
         self._mic = ClipTrack(clip.pcm)
-        self._pc = RTCPeerConnection()
+        # aiortc would ask a public STUN server by default.
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
         self._answered = asyncio.Event()
         self._quiet_timer: asyncio.TimerHandle | None = None  # runs since the last voice
+        self._said_ids: set[int] = set()
         self._recording: list[np.ndarray] = []
         self._recorder: asyncio.Task[None] | None = None
         self._last_voice = float("-inf")
@@ -209,10 +158,7 @@ class _Call:
         self._pc.on("connectionstatechange", self._on_state)
         self._pc.addTrack(self._mic)
         await self._pc.setLocalDescription(await self._pc.createOffer())
-        local = self._pc.localDescription
-        answer = await asyncio.to_thread(
-            post_json, f"{url}/api/offer", {"sdp": local.sdp, "type": local.type}
-        )
+        answer = await self._offer(f"{url}/api/offer")
         await self._pc.setRemoteDescription(
             RTCSessionDescription(sdp=answer["sdp"], type=answer["type"])
         )
@@ -220,6 +166,16 @@ class _Call:
         if not self._ready.is_set():
             raise DemoError("the connection to the server broke before the agent was ready")
         self._tell.on_connected()
+
+    async def _offer(self, url: str) -> dict[str, Any]:
+        local = self._pc.localDescription
+        offer = {"sdp": local.sdp, "type": local.type}
+        try:
+            return await asyncio.to_thread(ask, url, offer, limit_s=CONNECT_LIMIT_S)
+        except HttpError as error:
+            if error.status is None:
+                raise DemoError(str(error)) from error
+            raise DemoError(f"the server refused the call ({error.status}): {error}") from error
 
     async def talk(self, answer_limit_s: float) -> None:
         """Play the clip and wait until the agent has answered and is silent."""
@@ -308,7 +264,9 @@ class _Call:
                 self._ready.set()
             case "server-message" if data.get("type") == "caption":
                 self._on_caption(data)
-            case "bot-output" if data.get("spoken_status") == "new":
+            case "bot-output" if data["segment_id"] not in self._said_ids:
+                # The first message of a sentence; those of its progress follow.
+                self._said_ids.add(data["segment_id"])
                 self._heard.said.append(data["text"])
                 self._tell.on_said(data["text"])
 
@@ -345,28 +303,3 @@ def _send(channel: RTCDataChannel, kind: str, data: dict[str, Any]) -> None:
 def _is_voice(block: np.ndarray) -> bool:
     rms = float(np.sqrt(np.mean(np.square(block.astype(np.float64)))))
     return rms > _VOICE_RMS * 32768.0
-
-
-def post_json(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send JSON and get JSON. Blocks.
-
-    Args:
-        url: where.
-        body: what.
-
-    Raises:
-        DemoError: refused (with the server's own reason) or unreachable.
-    """
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=CONNECT_LIMIT_S) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        text = error.read().decode(errors="replace")
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            text = json.loads(text)["detail"]
-        raise DemoError(f"the server refused the call ({error.code}): {text}") from error
-    except (urllib.error.URLError, OSError) as error:
-        raise DemoError(f"{url} cannot be reached: {error}") from error

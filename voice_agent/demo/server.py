@@ -7,19 +7,17 @@ The port is chosen here and handed over as an open socket, so nobody else can ta
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import IO
 
 from voice_agent.demo.errors import DemoError
+from voice_agent.demo.http import HttpError, ask
 
 _STOP_LIMIT_S = 20.0
 
@@ -106,12 +104,9 @@ class ServerProcess:
 
     def _readyz(self) -> tuple[bool, dict[str, object]]:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as response:
-                return True, json.load(response)
-        except urllib.error.HTTPError as error:
-            return False, json.load(error)
-        except (urllib.error.URLError, OSError):
-            return False, {}
+            return True, ask(f"{self.url}/readyz", limit_s=2.0)
+        except HttpError as error:
+            return False, error.body
 
     def _last_line(self) -> str:
         self._log.seek(0)
