@@ -11,6 +11,7 @@ from voice_agent.engine.errors import EngineError
 from voice_agent.engine.recognizer import Failed, Word
 from voice_agent.transcribe import formats
 from voice_agent.transcribe.audio import open_audio
+from voice_agent.transcribe.errors import OptionNotServed
 from voice_agent.transcribe.transcriber import Segment, Transcript, transcribe
 
 
@@ -82,6 +83,20 @@ def test_a_failing_recogniser_ends_the_transcription_with_its_error(recording):
     with open_audio(recording) as audio, pytest.raises(EngineError, match="fell off the bus"):
         transcribe(audio, recognizer, one_segment=True)
     assert recognizer.streams == []
+
+
+def test_an_option_that_the_recogniser_does_not_have_is_named(recording):
+    class EnglishAlone(ScriptedRecognizer):
+        def open(self, on_event, *, options=None, **kwargs):
+            if options.language != "en":
+                raise ValueError(f"scripted writes en, not {options.language!r}")
+            return super().open(on_event, options=options, **kwargs)
+
+    recognizer = EnglishAlone([(0.1, "x")])
+    with open_audio(recording) as audio, pytest.raises(OptionNotServed, match="en, not 'kn'"):
+        transcribe(audio, recognizer, language="kn")
+    with open_audio(recording) as audio:
+        assert transcribe(audio, recognizer, language="en", one_segment=True).language == "en"
 
 
 # Formats

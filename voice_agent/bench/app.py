@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from voice_agent.bench.stt import stt
+
 app = typer.Typer(help="Measure, then claim.", no_args_is_help=True, add_completion=False)
 
 
@@ -37,3 +39,6 @@ def wer(
     from voice_agent.bench.wer import run
 
     run(manifest, model, device, right_context, full, language, by_source, out)
+
+
+app.command()(stt)

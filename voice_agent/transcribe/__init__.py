@@ -1,6 +1,6 @@
 """Audio files to text, without a bot framework: what `voice-agent transcribe` runs.
 
-    errors       AudioFileError
+    errors       AudioFileError, OptionNotServed
     audio        any file that libsndfile reads, as 16 kHz mono pieces
     segments     the stretches of speech in them (Silero VAD), or the whole as one
     transcriber  pieces into a recogniser, events out as a Transcript

@@ -1,4 +1,4 @@
-"""What is wrong with an audio file."""
+"""What keeps a recording from being transcribed: its file, or what was asked for."""
 
 from __future__ import annotations
 
@@ -13,3 +13,7 @@ class AudioFileError(Exception):
     def __init__(self, file: str, problem: str) -> None:
         self.file = file
         super().__init__(f"{file}: {problem}")
+
+
+class OptionNotServed(ValueError):
+    """A language or look-ahead that the recogniser does not have; the message names it."""

@@ -23,6 +23,7 @@ from voice_agent.engine.recognizer import (
     Word,
 )
 from voice_agent.transcribe.audio import AudioFile
+from voice_agent.transcribe.errors import OptionNotServed
 from voice_agent.transcribe.segments import silero, speech, whole
 
 
@@ -71,6 +72,7 @@ def transcribe(
     audio: AudioFile,
     recognizer: Recognizer,
     *,
+    language: str | None = None,
     right_context: int | None = None,
     one_segment: bool = False,
     on_partial: OnPartial | None = None,
@@ -82,6 +84,7 @@ def transcribe(
     Args:
         audio: an open file.
         recognizer: loaded.
+        language: BCP-47 code of the speech; None where the recogniser decides.
         right_context: look-ahead in encoder frames; None for the recogniser's default.
         one_segment: the whole file as one segment, instead of the speech that the VAD finds.
         on_partial: gets the current segment's text as it grows.
@@ -91,13 +94,16 @@ def transcribe(
     Raises:
         AudioFileError: the file turns out to be damaged.
         EngineError: the recogniser failed.
-        ValueError: the recogniser does not serve this right context.
+        OptionNotServed: a language or right context that the recogniser does not have.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    stream = recognizer.open(
-        events.put,
-        options=StreamOptions(right_context=right_context, partials=on_partial is not None),
+    options = StreamOptions(
+        language=language, right_context=right_context, partials=on_partial is not None
     )
+    try:
+        stream = recognizer.open(events.put, options=options)
+    except ValueError as error:
+        raise OptionNotServed(str(error)) from error
     read_s = 0.0
 
     def pieces() -> Iterator[np.ndarray]:
