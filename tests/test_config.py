@@ -91,7 +91,9 @@ def test_an_empty_variable_sets_nothing(monkeypatch):
         ("[server]\nprot = 1", "server.prot (FILE) is not a setting; did you mean server.port?"),
         ("[vad]\nzzz = 1", "known here: confidence, min_volume, pre_roll_s, start_s, stop_s"),
         ("[server]\nport = 70000", "server.port (FILE): input should be less than or equal to"),
-        ('[stt]\ndevice = "gpu"', "stt.device (FILE): must be auto, cpu, mps, cuda or cuda:N"),
+        ('[stt]\ndevice = "gpu"', "stt.device (FILE): must be auto, cpu, cuda or cuda:N"),
+        ('[stt]\nname = "deepgam"', "is called 'deepgam'; did you mean deepgram?"),
+        ('language = "Kannada"', 'language (FILE): must be a code such as "en" or "kn", or auto'),
         ('[llm]\nmodel = "x"', "llm (FILE): model is set but url is not"),
         ("[vad]\nstart_s = 0.6", "pre_roll_s (0.5) must be at least start_s (0.6)"),
         ("[server\n", "not valid TOML"),
@@ -151,6 +153,18 @@ def test_a_secret_does_not_show_in_the_settings():
     settings = load_settings(overrides=overrides)
     assert "hush" not in repr(settings)
     assert settings.llm.api_key.get_secret_value() == "hush"
+
+
+def test_a_model_counts_as_named_only_where_somebody_named_it():
+    """Else every system but ours would be asked for tiny-en."""
+    whisper = load_settings(overrides={"stt.name": "faster-whisper"}).stt
+    assert (whisper.model, whisper.named_model) == ("tiny-en", None)
+    assert load_settings(overrides={"stt.model": "tiny-en"}).stt.named_model == "tiny-en"
+
+
+def test_the_language_may_be_left_to_the_recogniser():
+    assert load_settings().spoken_language == "en"
+    assert load_settings(overrides={"language": "auto"}).spoken_language is None
 
 
 def test_slots_follow_the_sessions_unless_they_are_set():

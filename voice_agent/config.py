@@ -41,6 +41,9 @@ from voice_agent.config_errors import ConfigError, Location, Source, did_you_mea
 ENV_PREFIX = "VOICE_AGENT_"
 ENV_DELIMITER = "__"
 
+DEFAULT_LANGUAGE = "en"
+DEFAULT_SYSTEM = "nemotron"
+
 DEFAULT_SYSTEM_PROMPT = (
     "You are a helpful voice assistant. Your words are spoken aloud, so answer in one to three "
     "short sentences, without lists, markup or emoji. Answer in the language of the user."
@@ -58,12 +61,24 @@ def _matching(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-_Device = Annotated[str, _matching(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")]
+_Device = Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
 _HttpUrl = Annotated[str, _matching(r"https?://.+", "a URL that starts with http:// or https://")]
 _IceUrl = Annotated[str, _matching(r"(stuns?|turns?):.+", "a URL that starts with stun: or turn:")]
-_LanguageCode = Annotated[
-    str, _matching(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", 'a language code such as "en" or "kn"')
-]
+_Language = r"auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*"
+_LanguageCode = Annotated[str, _matching(_Language, 'a code such as "en" or "kn", or auto')]
+
+
+def _known_system(name: str) -> str:
+    if name != DEFAULT_SYSTEM:
+        # Its rows are data, but its package imports numpy: only for those who ask for another.
+        from voice_agent.alternatives.errors import UnknownSystem
+        from voice_agent.alternatives.registry import system
+
+        try:
+            system(name)
+        except UnknownSystem as error:
+            raise ValueError(str(error)) from error
+    return name
 
 
 class _Group(BaseModel):
@@ -76,18 +91,30 @@ class SttSettings(_Group):
     """Speech recognition.
 
     Attributes:
+        name: which system: "nemotron", this project's engine, or another of the table in
+            `voice_agent.alternatives.registry`.
         model: "tiny-en" (embedded), a path to a `.nemo` file or a Hugging Face directory, or a
-            Hugging Face repository id.
+            Hugging Face repository id; for other systems, what they know.
         device: "auto", "cpu", "cuda" or "cuda:N".
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech); None
             for the recogniser's default.
         slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
+        url: address of the system's server, for those that have one.
+        api_key: key of a hosted system.
     """
 
+    name: Annotated[str, AfterValidator(_known_system)] = DEFAULT_SYSTEM
     model: str = Field(default="tiny-en", min_length=1)
     device: _Device = "auto"
     right_context: int | None = Field(default=None, ge=0)
     slots: int | None = Field(default=None, ge=1)
+    url: str | None = Field(default=None, min_length=1)
+    api_key: SecretStr | None = None
+
+    @property
+    def named_model(self) -> str | None:
+        """The model that somebody named; None where the system is to take its default."""
+        return self.model if "model" in self.model_fields_set else None
 
 
 class VadSettings(_Group):
@@ -215,7 +242,7 @@ class Settings(_Group):
     """One agent's settings. Immutable; see the module docstring for the sources.
 
     Attributes:
-        language: BCP-47 code of what callers speak, e.g. "en".
+        language: BCP-47 code of what callers speak, e.g. "en"; "auto" to let the recogniser tell.
         greeting: what the agent says when a call begins; None for nothing.
         stt: speech recognition.
         vad: voice activity detection.
@@ -225,7 +252,7 @@ class Settings(_Group):
         server: the web server.
     """
 
-    language: _LanguageCode = "en"
+    language: _LanguageCode = DEFAULT_LANGUAGE
     greeting: str | None = None
     stt: SttSettings = SttSettings()
     vad: VadSettings = VadSettings()
@@ -233,6 +260,11 @@ class Settings(_Group):
     llm: LlmSettings = LlmSettings()
     tts: TtsSettings = TtsSettings()
     server: ServerSettings = ServerSettings()
+
+    @property
+    def spoken_language(self) -> str | None:
+        """`language` as a code; None where the recogniser is to tell."""
+        return None if self.language == "auto" else self.language
 
     @property
     def slots(self) -> int:

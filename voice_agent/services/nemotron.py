@@ -1,0 +1,94 @@
+"""NVIDIA Nemotron speech, streaming in this process, as a Pipecat STT service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
+
+from voice_agent.engine.recognizer import Recognizer, StreamOptions
+from voice_agent.services.recognizer_stt import RecognizerSTTService, RecognizerSTTSettings
+from voice_agent.services.shared import shared_recognizer
+
+DEFAULT_MODEL = "tiny-en"
+
+NEMOTRON_TTFS_P99: float | None = None
+
+
+@dataclass
+class NemotronSTTSettings(RecognizerSTTSettings):
+    """What can change while the pipeline runs; it takes effect with the next segment.
+
+    Parameters:
+        right_context: encoder frames of look-ahead, one that the model was trained with (0, 1,
+            6 or 13 for Nemotron Speech); None for the recogniser's default.
+    """
+
+    right_context: int | None | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+
+
+class NemotronSTTService(RecognizerSTTService):
+    """Streaming transcription by a cache-aware FastConformer-RNNT in this process.
+
+    Weights are loaded once for each model and device, off the event loop, and shared by every
+    service of the process. Pipecat gives a pipeline 20 s to start, so a server loads big models
+    before its first call: `await shared_recognizer(model, device=device)`.
+
+    Example::
+
+        stt = NemotronSTTService(model="nvidia/nemotron-speech-streaming-en-0.6b")
+        pipeline = Pipeline([transport.input(), VADProcessor(vad_analyzer=...), stt, ...])
+    """
+
+    Settings = NemotronSTTSettings
+    _settings: NemotronSTTSettings
+
+    def __init__(
+        self,
+        *,
+        recognizer: Recognizer | None = None,
+        model: str = DEFAULT_MODEL,
+        device: str = "auto",
+        settings: NemotronSTTSettings | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Initialise the service; loading waits until the pipeline starts.
+
+        Args:
+            recognizer: weights that are loaded already; `model` and `device` are then not used.
+            model: "tiny-en", a path to a `.nemo` file or a Hugging Face directory, or a Hugging
+                Face repository id.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            settings: settings to change from their defaults.
+            **kwargs: for `RecognizerSTTService` and `STTService`.
+        """
+        kwargs.setdefault("ttfs_p99_latency", NEMOTRON_TTFS_P99)
+        super().__init__(recognizer=recognizer, settings=settings, **kwargs)
+        self._model = model
+        self._device = device
+        self._settings.model = recognizer.name if recognizer is not None else model
+        self._sync_model_name_to_metrics()
+
+    @classmethod
+    def default_settings(cls) -> NemotronSTTSettings:
+        """English, with the recogniser's own look-ahead."""
+        return cls.Settings(model=DEFAULT_MODEL, language="en", right_context=None)
+
+    async def load_recognizer(self) -> Recognizer:
+        """Return the recogniser that was given, or the process's own for this model."""
+        if self._recognizer is None:
+            return await shared_recognizer(self._model, device=self._device)
+        return self._recognizer
+
+    def stream_options(self) -> StreamOptions:
+        """Language and look-ahead of the next stream."""
+        right_context = self._settings.right_context
+        return StreamOptions(
+            language=super().stream_options().language,
+            right_context=right_context if is_given(right_context) else None,
+        )
+
+    def stream_settings(self) -> frozenset[str]:
+        """Names of the settings that a new stream takes up."""
+        return super().stream_settings() | {"right_context"}
