@@ -3,6 +3,7 @@
     serve      address, model, signals, exit code: what `voice-agent serve` runs
     app        the FastAPI app and its routes
     webrtc     offers and ICE candidates
+    page       Pipecat's prebuilt page, whose microphone is ours (microphone.js)
     calls      one conversation over one transport
     sessions   admission, tracking, draining
     agent      what they share: settings, recogniser, sessions

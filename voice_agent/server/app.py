@@ -12,12 +12,10 @@ A refusal is HTTP 503 with Retry-After, or websocket close 1013, before any othe
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, RedirectResponse
-from fastapi.staticfiles import StaticFiles
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 
 import voice_agent
@@ -25,6 +23,7 @@ from voice_agent.engine.errors import EngineFull
 from voice_agent.server import webrtc
 from voice_agent.server.agent import Agent
 from voice_agent.server.calls import AgentSerializer
+from voice_agent.server.page import prebuilt_page
 from voice_agent.server.sessions import Refused
 
 TRY_AGAIN_LATER = 1013
@@ -79,7 +78,7 @@ def create_app(agent: Agent) -> FastAPI:
     async def root() -> RedirectResponse:
         return RedirectResponse("/client/")
 
-    app.mount("/client", _prebuilt_page())
+    app.mount("/client", prebuilt_page())
     return app
 
 
@@ -113,10 +112,3 @@ async def _talk(agent: Agent, ws: WebSocket) -> None:
 async def _close(ws: WebSocket, code: int, reason: str) -> None:
     short = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
     await ws.close(code, short)
-
-
-def _prebuilt_page() -> StaticFiles:
-    # The package prints where it looks for its files.
-    with contextlib.redirect_stdout(io.StringIO()):
-        from pipecat_ai_prebuilt.frontend import PipecatPrebuiltUI
-    return PipecatPrebuiltUI

@@ -8,10 +8,13 @@ Whatever the reason, afterwards the connection is closed and no task of the call
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
 from loguru import logger
-from pipecat.frames.frames import Frame, InputAudioRawFrame, InputTransportMessageFrame
+from pipecat.frames.frames import Frame
+from pipecat.frames.protobufs import frames_pb2
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
@@ -109,30 +112,47 @@ class AgentSerializer(ProtobufFrameSerializer):
         Returns:
             The frame; None for a message that cannot be used, after closing the websocket.
         """
-        frame, fault = await self._read(data)
-        if fault is not None:
-            logger.warning(f"closing a websocket: {fault}")
-            await self._websocket.close(1007, fault)
-        return frame
+        fault = fault_of(data)
+        if fault is None:
+            return await super().deserialize(data)
+        logger.warning(f"closing a websocket: {fault}")
+        await self._websocket.close(1007, fault)
+        return None
 
-    async def _read(self, data: str | bytes) -> tuple[Frame | None, str | None]:
-        if isinstance(data, str):
-            return None, "messages are binary protobuf frames, got text"
-        try:
-            frame = await super().deserialize(data)
-        except Exception as error:  # protobuf's DecodeError has a different base per backend
-            return None, f"not a protobuf frame of Pipecat ({type(error).__name__})"
-        if isinstance(frame, InputTransportMessageFrame):
-            return frame, None
-        if not isinstance(frame, InputAudioRawFrame):
-            return None, "a client sends audio and RTVI messages, nothing else"
-        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
-            return None, f"sample_rate is {MIN_RATE} to {MAX_RATE} Hz, got {frame.sample_rate}"
-        if frame.num_channels not in (1, 2):
-            return None, f"num_channels is 1 or 2, got {frame.num_channels}"
-        if len(frame.audio) % (2 * frame.num_channels):
-            return None, (
-                f"{len(frame.audio)} bytes are no whole number of "
-                f"{frame.num_channels}-channel 16-bit samples"
-            )
-        return frame, None
+
+def fault_of(data: str | bytes) -> str | None:
+    """What is wrong with a client's message, in a sentence; None if nothing is.
+
+    Args:
+        data: a serialized protobuf frame.
+    """
+    if isinstance(data, str):
+        return "messages are binary protobuf frames, got text"
+    try:
+        frame = frames_pb2.Frame.FromString(data)  # type: ignore[attr-defined]  # made at import
+    except DecodeError:
+        return "not a protobuf frame of Pipecat"
+    kind = frame.WhichOneof("frame")
+    if kind == "message":
+        return _fault_of_json(frame.message.data)
+    if kind != "audio":
+        return "a client sends audio and RTVI messages, nothing else"
+    audio = frame.audio
+    if not MIN_RATE <= audio.sample_rate <= MAX_RATE:
+        return f"sample_rate is {MIN_RATE} to {MAX_RATE} Hz, got {audio.sample_rate}"
+    if audio.num_channels not in (1, 2):
+        return f"num_channels is 1 or 2, got {audio.num_channels}"
+    if len(audio.audio) % (2 * audio.num_channels):
+        return (
+            f"{len(audio.audio)} bytes are no whole number of "
+            f"{audio.num_channels}-channel 16-bit samples"
+        )
+    return None
+
+
+def _fault_of_json(text: str) -> str | None:
+    try:
+        message = json.loads(text)
+    except ValueError as error:
+        return f"an RTVI message is JSON: {error}"
+    return None if isinstance(message, dict) else "an RTVI message is a JSON object"

@@ -79,6 +79,8 @@ class Offers:
             except Exception as error:
                 failed.append(error)
 
+        if "m=audio" not in offer.sdp:  # what is no SDP at all, aiortc takes for an empty offer
+            raise HTTPException(400, "the offer cannot be used: it has no audio (m=audio)")
         try:
             answer = await self._handler.handle_web_request(offer, on_connection)
         except HTTPException:
