@@ -1,0 +1,212 @@
+"""What the transcription routes share: who may come in, the threads, the limits, the counts.
+
+    admit()    who it is, or `Turned`: an answer to send instead of any work
+    open()     a session on a websocket, tracked until it is over
+    lease()    the same for a plain request
+
+Routes know HTTP and their protocol; this knows neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from voice_agent.engine.errors import EngineClosed, EngineFull
+from voice_agent.engine.recognizer import Deliver, Recognizer
+from voice_agent.server.access import Access, Client, Denied
+from voice_agent.server.agent import Agent
+from voice_agent.server.limits import StreamLimits
+from voice_agent.server.listen_query import QueryError
+from voice_agent.server.metrics import Metrics
+from voice_agent.server.sessions import Refused
+from voice_agent.server.stream_call import ProtocolSession, StreamCall
+from voice_agent.server.vad import Vad
+from voice_agent.transcribe.segments import Score
+
+
+class Turned(Exception):
+    """A client that is turned away; the message is one sentence.
+
+    Attributes:
+        status: HTTP status.
+        reason: one word for metrics.
+        retry_after_s: whole seconds; None for never.
+    """
+
+    def __init__(
+        self, status: int, reason: str, message: str, retry_after_s: int | None = None
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
+
+
+class Api:
+    """See the module docstring. Event loop only, but for `metrics`.
+
+    Attributes:
+        agent: whose recogniser and sessions these are.
+        access: who may come in.
+        metrics: counts.
+        limits: of one websocket client.
+        new_vad: makes a stream's VAD.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        access: Access | None = None,
+        metrics: Metrics | None = None,
+        limits: StreamLimits | None = None,
+        new_vad: Callable[[], Score] = Vad,
+    ) -> None:
+        """Serve an agent's recogniser.
+
+        Args:
+            agent: it loads and closes the recogniser, and tracks sessions.
+            access: None serves this machine alone.
+            metrics: None for new ones.
+            limits: None for the defaults.
+            new_vad: makes a stream's VAD.
+        """
+        self.agent = agent
+        self.access = access or Access()
+        self.metrics = metrics or Metrics()
+        self.limits = limits or StreamLimits()
+        self.new_vad = new_vad
+        # VAD and decoding let go of the GIL, so as many threads as cores are of use.
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="sessions")
+        self.metrics.watch(agent.sessions, lambda: agent.recognizer)
+
+    @property
+    def recognizer(self) -> Recognizer:
+        """The one that is served; there is one once somebody was admitted."""
+        assert self.agent.recognizer is not None, "admitted before the model was loaded"
+        return self.agent.recognizer
+
+    async def admit(self, connection: HTTPConnection) -> Client:
+        """Decide whether to serve somebody at all.
+
+        Raises:
+            Turned: this client may not, or nobody may just now.
+        """
+        with self.turning():
+            client = await self.access.check(connection)
+            self.agent.sessions.check()
+            return client
+
+    @contextmanager
+    def turning(self) -> Iterator[None]:
+        """Turn what may go wrong before a session begins into `Turned`, and count it.
+
+        Raises:
+            Turned: instead of what was raised.
+        """
+        try:
+            yield
+        except Denied as error:
+            raise self._turned(
+                error.status, error.reason, str(error), error.retry_after_s
+            ) from error
+        except Refused as error:
+            raise self._turned(503, "sessions", str(error), error.retry_after_s) from error
+        except EngineFull as error:
+            retry_s = math.ceil(error.retry_after_s)
+            raise self._turned(503, "slots", "the recogniser is full", retry_s) from error
+        except EngineClosed as error:
+            raise self._turned(503, "engine", str(error), 5) from error
+        except QueryError as error:
+            raise self._turned(400, "query", str(error)) from error
+        except ValueError as error:  # an option that the recogniser does not serve, named
+            raise self._turned(400, "option", str(error)) from error
+
+    def _turned(
+        self, status: int, reason: str, message: str, retry_after_s: int | None = None
+    ) -> Turned:
+        self.metrics.refusals.labels(reason).inc()
+        return Turned(status, reason, message, retry_after_s)
+
+    @contextmanager
+    def lease(self, kind: str, client: Client) -> Iterator[None]:
+        """Hold one of the server's sessions and one of the client's while the block runs.
+
+        Raises:
+            Turned: there is none.
+        """
+        with ExitStack() as held:
+            with self.turning():
+                held.enter_context(self.access.session(client))
+                held.callback(self.agent.sessions.admit(kind).release)
+            yield
+
+    def open(
+        self,
+        kind: str,
+        client: Client,
+        make: Callable[[Deliver], ProtocolSession],
+        *,
+        resumable: bool = False,
+    ) -> StreamCall:
+        """Open a websocket session and track it until it is over.
+
+        Args:
+            kind: protocol, for logs and metrics.
+            client: who asks.
+            make: opens the protocol's side.
+            resumable: whether it outlives its connection.
+
+        Raises:
+            Turned: there is no session, slot or option for it.
+        """
+        counted = self.metrics.audio_s.labels(kind)
+
+        def on_audio(seconds: float) -> None:
+            counted.inc(seconds)
+            self.access.heard(client, seconds)
+
+        with ExitStack() as held:
+            with self.turning():
+                held.enter_context(self.access.session(client))
+                session = self.agent.sessions.admit(kind)
+                held.callback(session.release)
+                call = StreamCall(
+                    make,
+                    pool=self._pool,
+                    limits=self.limits,
+                    resumable=resumable,
+                    on_audio=on_audio,
+                )
+            task = self.agent.sessions.start(session, call)
+            lease = held.pop_all()
+            task.add_done_callback(lambda _: lease.close())
+        return call
+
+    def close(self) -> None:
+        """Let the threads go; sessions must be over."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def deny(ws: WebSocket, response: Response) -> None:
+    """Answer a websocket's handshake with an HTTP response."""
+    await ws.send_denial_response(response)
+    # Uvicorn logs an error for a denial whose app returns before the connection is closed.
+    await asyncio.sleep(0)

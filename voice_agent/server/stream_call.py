@@ -1,0 +1,376 @@
+"""A transcription session on a websocket: the shell around a protocol that knows no socket.
+
+    event loop       reads messages, in time limits and no faster than the session can take them
+    pool threads     `ProtocolSession` decodes, listens for speech and maps messages (`Serial`)
+    recogniser       its events go to the pool, as further calls of the same session
+
+A resumable session outlives its connection by `grace_s`, unless its client closed it with 1000;
+another connection takes it over. Its own close waits until the client has confirmed the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from loguru import logger
+from starlette.websockets import WebSocket, WebSocketState
+
+from voice_agent.engine.recognizer import Deliver
+from voice_agent.server.limits import Pace, StreamLimits
+from voice_agent.server.listen import CLOSED, SERVER_FAILED, Ended
+from voice_agent.server.serial import Serial
+
+IDLE = 1011  # Deepgram's code for a client that sends nothing (NET-0001)
+POLICY = 1008
+GOING_AWAY = 1001
+TAKEN_OVER = 4001
+LOST = 1006
+_MAX_REASON_BYTES = 123  # RFC 6455, 5.5
+_CLOSE_HANDSHAKE_S = 5.0
+_OWED_AT_MOST = 3  # segments that wait for their text before the client has to wait
+
+
+class ProtocolSession(Protocol):
+    """A protocol without a socket; `voice_agent.server.listen` is one.
+
+    Attributes:
+        ended: set once the session is over.
+        heard_s: seconds of audio so far.
+        owed: segments whose text is still to come.
+        paid: segments whose text has come.
+        settled: nothing is left that the client has to confirm before a close.
+    """
+
+    ended: Ended | None
+
+    @property
+    def heard_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def owed(self) -> int: ...  # noqa: D102
+
+    @property
+    def paid(self) -> int: ...  # noqa: D102
+
+    @property
+    def settled(self) -> bool: ...  # noqa: D102
+
+    def receive(self, data: bytes | str) -> None: ...  # noqa: D102
+
+    def take(self) -> Sequence[str]: ...  # noqa: D102
+
+    def attached(self, received: int) -> None: ...  # noqa: D102
+
+    def detached(self) -> None: ...  # noqa: D102
+
+    def finish(self) -> None: ...  # noqa: D102
+
+    def fail(self, code: int, variant: str, description: str) -> None: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One websocket of a session."""
+
+    ws: WebSocket
+    generation: int
+    unsent: asyncio.Queue[str | Ended] = field(default_factory=asyncio.Queue)
+    task: asyncio.Task[None] | None = None
+    farewell: Ended | None = None  # how to close it where the task is cancelled
+
+
+class StreamCall:
+    """See the module docstring. Implements `voice_agent.server.sessions.Call`. Event loop only.
+
+    Attributes:
+        session: the protocol's side; its `receive` and `take` belong to the pool's threads.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Deliver], ProtocolSession],
+        *,
+        pool: Executor,
+        limits: StreamLimits,
+        resumable: bool = False,
+        on_audio: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Open a session; no connection yet.
+
+        Args:
+            make: opens it; given what delivers the recogniser's callbacks.
+            pool: threads for its work.
+            limits: of this client.
+            resumable: whether it outlives a connection.
+            on_audio: told the seconds of audio that were heard, now and then.
+
+        Raises:
+            EngineFull, ValueError: whatever `make` raises.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._serial = Serial(pool, after=self._publish, crashed=self._crashed)
+        self._limits = limits
+        self._resumable = resumable
+        self._on_audio = on_audio
+        self._connection: _Connection | None = None
+        self._generation = 0
+        self._session_generation = 0  # the one that `session` writes for; pool threads
+        self._processed = 0  # bytes; pool threads
+        self._posted = 0
+        self._progress = asyncio.Event()
+        self._over = asyncio.Event()
+        self._afterwards: list[Callable[[], object]] = []
+        self._grace: asyncio.TimerHandle | None = None
+        self._paid = 0
+        self._stuck: asyncio.TimerHandle | None = None
+        self._counted_s = self._paced_s = 0.0
+        self._pace = Pace(limits.pace, limits.burst_s, time.monotonic())
+        self.session = make(self._serial.post)
+
+    # sessions.Call
+
+    async def run(self) -> None:
+        """Return when the session is over; see `Call.run`."""
+        try:
+            try:
+                async with asyncio.timeout(self._limits.total_s):
+                    await self._over.wait()
+            except TimeoutError:
+                self._fail(POLICY, "LimitError", f"a session lasts {self._limits.total_s:g} s")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE_HANDSHAKE_S):
+                        await self._over.wait()
+        finally:
+            for timer in (self._grace, self._stuck):
+                if timer is not None:
+                    timer.cancel()
+            self._over.set()
+            self._serial.post(self.session.close)
+            for then in self._afterwards:
+                then()
+            await self._drop_connection(GOING_AWAY, "the session is over")
+
+    async def end(self) -> None:
+        """Flush what was said, then hang up; see `Call.end`."""
+        self._serial.post(self.session.finish)
+        if self._connection is None:
+            self._over.set()
+
+    def when_over(self, then: Callable[[], object]) -> None:
+        """Call this once, when `run` returns."""
+        self._afterwards.append(then)
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody can come back to it."""
+        return self._over.is_set()
+
+    # Connections
+
+    async def attach(
+        self,
+        ws: WebSocket,
+        *,
+        received: int = 0,
+        subprotocol: str | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Serve a connection until it or the session ends.
+
+        Args:
+            ws: not accepted yet.
+            received: number of the last event that a returning client has.
+            subprotocol: to answer the handshake with.
+            headers: to answer the handshake with.
+        """
+        await self._drop_connection(TAKEN_OVER, "resumed by another connection")
+        self._generation += 1
+        connection = _Connection(ws, self._generation)
+        self._connection = connection
+        if self._grace is not None:
+            self._grace.cancel()
+        try:
+            await ws.accept(subprotocol, headers=headers)
+        except BaseException:
+            self._detach(connection, LOST)
+            raise
+        self._serial.post(partial(self._attached, connection.generation, received))
+        connection.task = asyncio.create_task(self._drive(connection))
+        try:
+            await asyncio.wait({connection.task})
+        finally:
+            connection.task.cancel()
+        if not connection.task.cancelled() and (error := connection.task.exception()):
+            raise error
+
+    async def _drop_connection(self, code: int, reason: str) -> None:
+        connection = self._connection
+        if connection is None or connection.task is None:
+            return
+        connection.farewell = Ended(code, reason)
+        connection.task.cancel()
+        await asyncio.wait({connection.task})
+
+    async def _drive(self, connection: _Connection) -> None:
+        sender = asyncio.create_task(self._send(connection))
+        code = LOST
+        try:
+            code = await self._receive(connection)
+        finally:
+            sender.cancel()
+            await asyncio.wait({sender})
+            self._detach(connection, code)
+            if connection.farewell is not None:
+                await _close(connection.ws, connection.farewell)
+
+    def _detach(self, connection: _Connection, code: int) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        self._serial.post(self.session.detached)
+        done = code == CLOSED if self.session.ended is None else self.session.settled
+        if self._resumable and not done:
+            self._grace = self._loop.call_later(self._limits.grace_s, self._over.set)
+        else:
+            self._over.set()
+
+    # In
+
+    async def _receive(self, connection: _Connection) -> int:
+        """Read until the connection is closed; returns the close code."""
+        while True:
+            limit_s = self._limits.idle_s if self.session.ended is None else _CLOSE_HANDSHAKE_S
+            try:
+                async with asyncio.timeout(limit_s):
+                    message = await connection.ws.receive()
+            except TimeoutError:
+                if self.session.ended is not None:
+                    await _close(connection.ws, self.session.ended)
+                    return LOST
+                if self._resumable:  # a connection that is half open: its client may come back
+                    await _close(connection.ws, Ended(IDLE, f"nothing came for {limit_s:g} s"))
+                    return LOST
+                self._fail(
+                    IDLE,
+                    "LimitError",
+                    f"nothing came for {limit_s:g} s; send audio, or KeepAlive now and then",
+                )
+                continue
+            if message["type"] == "websocket.disconnect":
+                return int(message.get("code") or LOST)
+            data = message.get("bytes")
+            data = data if data is not None else message.get("text", "")
+            self._posted += len(data)
+            self._serial.post(partial(self._take_in, data))
+            await self._hold_back()
+
+    async def _hold_back(self) -> None:
+        """Wait until the session can take more: for its backlog, then for the pace."""
+        while self.session.ended is None and (
+            self._posted - self._processed > self._limits.backlog_bytes
+            or self.session.owed > _OWED_AT_MOST
+        ):
+            self._progress.clear()
+            await self._progress.wait()
+        heard_s = self.session.heard_s
+        wait_s = self._pace.spend(heard_s - self._paced_s, time.monotonic())
+        self._paced_s = heard_s
+        if wait_s:
+            await asyncio.sleep(wait_s)
+
+    # Pool threads
+
+    def _take_in(self, data: bytes | str) -> None:
+        try:
+            self.session.receive(data)
+        finally:
+            self._processed += len(data)
+
+    def _attached(self, generation: int, received: int) -> None:
+        self._session_generation = generation
+        self.session.attached(received)
+
+    def _publish(self) -> None:
+        texts, ended = self.session.take(), self.session.ended
+        self._call_loop(self._queue, self._session_generation, texts, ended)
+
+    def _crashed(self, error: BaseException) -> None:
+        logger.opt(exception=error).error("a transcription session crashed")
+        self._call_loop(self._crash)
+
+    def _call_loop(self, *call: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(*call)  # type: ignore[arg-type]
+
+    # Out
+
+    def _queue(self, generation: int, texts: Sequence[str], ended: Ended | None) -> None:
+        self._progress.set()
+        self._watch_debt()
+        heard_s = self.session.heard_s
+        if heard_s > self._counted_s:
+            self._on_audio(heard_s - self._counted_s)
+            self._counted_s = heard_s
+        connection = self._connection
+        if connection is None or connection.generation != generation:
+            if ended is not None and connection is None and not self._resumable:
+                self._over.set()
+            return
+        for text in texts:
+            connection.unsent.put_nowait(text)
+        if ended is not None and self.session.settled:
+            connection.unsent.put_nowait(ended)
+        if connection.unsent.qsize() > self._limits.unsent and connection.task is not None:
+            logger.warning(f"a client left {connection.unsent.qsize()} messages unread; cut off")
+            connection.task.cancel()
+
+    def _watch_debt(self) -> None:
+        """Give the recogniser `stuck_s` for each text that it owes."""
+        paid, self._paid = self._paid, self.session.paid
+        if self._stuck is not None and self._paid > paid:
+            self._stuck.cancel()
+            self._stuck = None
+        if self._stuck is None and self.session.owed:
+            limit_s = self._limits.stuck_s
+            text = f"the recogniser has owed a text for {limit_s:g} s"
+            self._stuck = self._loop.call_later(
+                limit_s, self._fail, SERVER_FAILED, "ServerError", text
+            )
+
+    async def _send(self, connection: _Connection) -> None:
+        while True:
+            item = await connection.unsent.get()
+            if isinstance(item, Ended):
+                await _close(connection.ws, item)
+                return
+            try:
+                await connection.ws.send_text(item)
+            except Exception as error:  # what a lost connection raises depends on the server
+                logger.debug(f"a client is gone: {error!r}")
+                return
+
+    def _fail(self, code: int, variant: str, description: str) -> None:
+        self._serial.post(partial(self.session.fail, code, variant, description))
+
+    def _crash(self) -> None:
+        if self._connection is not None:
+            self._connection.unsent.put_nowait(Ended(1011, "internal error"))
+        self._loop.call_later(_CLOSE_HANDSHAKE_S, self._over.set)
+
+
+async def _close(ws: WebSocket, ended: Ended) -> None:
+    if ws.application_state is not WebSocketState.CONNECTED:
+        return
+    reason = ended.reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+    with contextlib.suppress(Exception):  # gone already, or it does not read
+        async with asyncio.timeout(_CLOSE_HANDSHAKE_S):
+            await ws.close(ended.code, reason)

@@ -1,0 +1,33 @@
+"""Every transcription route, added to an app.
+
+    WS    /v1/listen                  Deepgram's streaming protocol (listen_ws.py)
+    GET   /metrics                    Prometheus
+
+Every one of them asks `Api` whether the client may, before any other work.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+
+from voice_agent.server import listen_ws, metrics
+from voice_agent.server.api import Api, Turned
+
+
+def add_routes(app: FastAPI, api: Api) -> None:
+    """Serve transcription from this app.
+
+    Args:
+        app: whoever serves it calls `api.close()` at the end.
+        api: what the routes share.
+    """
+    app.include_router(listen_ws.routes(api))
+
+    @app.get("/metrics", tags=["operations"])
+    async def scrape(request: Request) -> Response:
+        try:
+            with api.turning():
+                await api.access.check(request)
+        except Turned as turned:
+            return Response(str(turned), turned.status, turned.headers)
+        return Response(api.metrics.render(), media_type=metrics.CONTENT_TYPE)
