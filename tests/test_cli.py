@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.support.checkpoints import random_nemo
 from tests.support.scripted import ScriptedRecognizer
 from voice_agent.cli import main
 from voice_agent.cli.errors import sentence
+from voice_agent.models import KNOWN
 
 
 def run(*args: str) -> int:
@@ -50,14 +52,21 @@ def scripted(monkeypatch):
     made.close()
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> str:
+    """A small model in the real format, with random weights."""
+    return str(random_nemo(tmp_path_factory.mktemp("checkpoint"))[1])
+
+
 # Help
 
 
+COMMANDS = ("serve", "demo", "transcribe", "models", "doctor")
 HEAVY = ("torch", "pipecat", "numpy", "nemo", "transformers", "onnxruntime", "fastapi")
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], *([c, "--help"] for c in ("serve", "demo", "transcribe"))]
+    "args", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
 )
 def test_help_imports_nothing_heavy(args):
     program = (
@@ -74,15 +83,36 @@ def test_help_imports_nothing_heavy(args):
 def test_help_lists_every_command(capsys):
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    for command in ("serve", "demo", "transcribe", "models", "bench"):
+    for command in (*COMMANDS, "bench"):
         assert f" {command} " in shown
 
 
 def test_models_says_what_is_here_and_how_to_get_the_rest(capsys):
     assert run("models") == 0
     shown = capsys.readouterr().out
-    assert "tiny-en" in shown and "tiny-en.nemo" in shown
+    for info, status in ((info, shown.split(f"{info.name}  (")[1]) for info in KNOWN.values()):
+        assert info.summary in status
     assert "hf download nvidia/nemotron" in shown
+    assert "mms: " in shown and "CC-BY-NC-4.0: no commercial use" in shown
+
+
+def test_bench_help_lists_its_commands_and_a_wrong_one_is_a_usage_error(capsys):
+    assert run("bench", "--help") == 0
+    shown = capsys.readouterr().out
+    assert " wer " in shown and " stt " in shown
+    assert run("bench", "nosuch") == 2
+    assert "nosuch" in capsys.readouterr().err
+
+
+def test_the_exit_code_of_a_benchmark_is_that_of_the_command(monkeypatch, tmp_path):
+    """1 where no system could be measured; `bench stt` says so with typer.Exit."""
+    monkeypatch.setattr("voice_agent.bench.stt.run_stt", lambda *_, **__: [])
+    assert run("bench", "stt", "--stt", "nemotron", "--out", str(tmp_path)) == 1
+
+
+def test_doctor_looks_at_this_machine(capsys):
+    assert run("doctor", "--profile", "cpu", "--port", "0") in (0, 1)
+    assert "profile cpu: can" in capsys.readouterr().out
 
 
 # Transcribe
@@ -136,11 +166,46 @@ def test_stdin_is_transcribed(noise, scripted, monkeypatch, capsys):
     assert (transcript["file"], transcript["text"]) == ("-", "good morning")
 
 
-def test_a_model_that_really_runs_gives_tokens_and_times(noise):
-    """The embedded model, whatever it makes of noise, in a process of its own."""
-    ran = in_a_process("transcribe", noise, "--one-segment", "-f", "json")
+def test_another_system_gets_what_the_flags_say(noise, monkeypatch, capsys):
+    made = ScriptedRecognizer([(0.5, "ನಮಸ್ಕಾರ")], languages=("kn",))
+    chosen = {}
+
+    def load(name, choice):
+        chosen.update(name=name, url=choice.url, model=choice.model, language=choice.language)
+        return made
+
+    monkeypatch.setattr("voice_agent.alternatives.load", load)
+    flags = "--stt whisperx --stt-url http://host:8010 --language kn --one-segment -f json"
+    assert run("transcribe", noise, *flags.split()) == 0
+    address = "http://host:8010"
+    assert chosen == {"name": "whisperx", "url": address, "model": None, "language": "kn"}
+    (transcript,) = json.loads(capsys.readouterr().out)
+    assert (transcript["text"], transcript["language"]) == ("ನಮಸ್ಕಾರ", "kn")
+
+
+def test_a_licence_that_forbids_commercial_use_is_told(noise, monkeypatch, capsys):
+    made = ScriptedRecognizer([(0.5, "hello")])
+    monkeypatch.setattr("voice_agent.alternatives.wav2vec2.load_mms", lambda choice: made)
+    assert run("transcribe", noise, "--stt", "mms", "--one-segment") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "hello\n"
+    assert shown.err.count("mms: its weights are CC-BY-NC-4.0, which forbids commercial use") == 1
+
+
+@pytest.mark.parametrize("setting, expected", [("", None), ('language = "kn"', "kn")])
+def test_without_a_language_a_recording_may_be_in_any(noise, scripted, tmp_path, setting, expected):
+    settings = tmp_path / "agent.toml"
+    settings.write_text(setting)
+    assert run("transcribe", noise, "--one-segment", "--config", str(settings)) == 0
+    assert [stream.options.language for stream in scripted.opened] == [expected]
+
+
+def test_a_model_that_really_runs_gives_tokens_and_times(noise, checkpoint):
+    """In a process of its own; whatever a random model makes of noise."""
+    ran = in_a_process("transcribe", noise, "--model", checkpoint, "--one-segment", "-f", "json")
     assert ran.returncode == 0, ran.stderr
     (transcript,) = json.loads(ran.stdout)
+    assert transcript["segments"]
     for segment in transcript["segments"]:
         assert segment["tokens"]
         assert [w["word"] for w in segment["words"]] == segment["text"].split()
@@ -163,7 +228,7 @@ def files(tmp_path, monkeypatch):
 FAULTS = {
     "unknown model": ("transcribe good.wav --model nosuch", "nosuch: "),
     "wrong checkpoint": ("transcribe good.wav --model wrong.nemo", "wrong.nemo"),
-    "wrong right context": ("transcribe good.wav --right-context 5", "right_context 5"),
+    "unknown system": ("transcribe good.wav --stt whisprex", "did you mean whisperx"),
     "unknown device": ("transcribe good.wav --device abacus", "stt.device"),
     "missing file": ("transcribe no.wav", "no.wav: no such file"),
     "empty file": ("transcribe empty.wav", "empty.wav: is empty"),
@@ -187,6 +252,14 @@ def test_a_fault_is_one_sentence_and_exit_code_2(files, command, expected, capsy
     (line,) = shown.err.strip().splitlines()
     assert line.startswith("voice-agent: ") and expected in line
     assert shown.out == ""
+
+
+@pytest.mark.parametrize("command", ["transcribe good.wav", "serve --port 0"])
+def test_a_right_context_that_the_model_was_not_trained_for(files, checkpoint, command, capsys):
+    flags = ("--model", checkpoint, "--right-context", "5")
+    assert run(*command.split(), *flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("voice-agent: ") and "0, 1, 6, 13" in line
 
 
 def test_a_busy_port_is_told_before_the_model_is_loaded(capsys, monkeypatch):

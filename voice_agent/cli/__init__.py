@@ -1,6 +1,7 @@
-"""The command line: `voice-agent serve | demo | transcribe | models | bench`.
+"""The command line: `voice-agent serve | demo | transcribe | models | doctor | bench`.
 
     app         the commands and their flags; `main`
+    load        the recogniser that the settings name
     errors      what a person is told when a command fails, and its exit code
     serve, demo, transcribe, models   what each command does
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from voice_agent.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, sentence
+from voice_agent.doctor.command import doctor
 
 app = typer.Typer(
     name="voice-agent",
@@ -57,6 +58,23 @@ RightContextOption = Annotated[
         "for Nemotron Speech. More is more accurate and slower.",
     ),
 ]
+SttOption = Annotated[
+    str | None,
+    typer.Option(
+        "--stt",
+        metavar="NAME",
+        help="Another speech-to-text system, which takes --model as it knows it; voice-agent "
+        "models lists them. [default: nemotron, this project's engine]",
+    ),
+]
+SttUrlOption = Annotated[
+    str | None,
+    typer.Option("--stt-url", metavar="URL", help="Address of that system, where it is a server."),
+]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option("--language", metavar="CODE", help='What is spoken, such as "en" or "kn".'),
+]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")
 ]
@@ -86,6 +104,9 @@ def serve(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
+    stt: SttOption = None,
+    stt_url: SttUrlOption = None,
+    language: LanguageOption = None,
     llm_url: Annotated[
         str | None,
         typer.Option(help="Base URL of an OpenAI-compatible endpoint. [default: a stand-in]"),
@@ -108,6 +129,9 @@ def serve(
     code = command.run(
         config,
         {
+            "language": language,
+            "stt.name": stt,
+            "stt.url": stt_url,
             "stt.model": model,
             "stt.device": device,
             "stt.right_context": right_context,
@@ -167,6 +191,9 @@ def transcribe(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
+    stt: SttOption = None,
+    stt_url: SttUrlOption = None,
+    language: LanguageOption = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.txt,
     output: Annotated[
         Path | None,
@@ -186,7 +213,14 @@ def transcribe(
     command.run(
         files,
         config,
-        {"stt.model": model, "stt.device": device, "stt.right_context": right_context},
+        {
+            "language": language,
+            "stt.name": stt,
+            "stt.url": stt_url,
+            "stt.model": model,
+            "stt.device": device,
+            "stt.right_context": right_context,
+        },
         format=format.value,
         output=output,
         one_segment=one_segment,
@@ -202,6 +236,9 @@ def models() -> None:
     command.run()
 
 
+app.command()(doctor)
+
+
 @app.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
@@ -211,7 +248,8 @@ def bench(context: typer.Context) -> None:
     # A sub-app would have to be imported to be listed.
     from voice_agent.bench import app as bench_app
 
-    bench_app(args=context.args, prog_name="voice-agent bench", standalone_mode=False)
+    code = bench_app(args=context.args, prog_name="voice-agent bench", standalone_mode=False)
+    raise typer.Exit(code or 0)
 
 
 def main(args: Sequence[str] | None = None) -> None:

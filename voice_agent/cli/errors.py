@@ -40,7 +40,7 @@ def _text(error: BaseException) -> str | None:
     from voice_agent.demo.errors import DemoError
     from voice_agent.engine.errors import EngineError
     from voice_agent.server.errors import CannotListen
-    from voice_agent.transcribe.errors import AudioFileError
+    from voice_agent.transcribe.errors import AudioFileError, OptionNotServed
 
     match error:
         case (
@@ -49,6 +49,7 @@ def _text(error: BaseException) -> str | None:
             | EngineError()
             | CannotListen()
             | AudioFileError()
+            | OptionNotServed()
             | DemoError()
         ):
             return str(error)

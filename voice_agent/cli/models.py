@@ -1,14 +1,16 @@
-"""`voice-agent models`: what is there, where, and how to get the rest."""
+"""`voice-agent models`: what is there, where, and how to get the rest; what --stt knows."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
+from voice_agent.alternatives.registry import SYSTEMS
+from voice_agent.config import DEFAULT_SYSTEM
 from voice_agent.models import ModelStatus, describe
 
 
 def run() -> None:
-    """Print every known model."""
+    """Print every known model, and every other system."""
     console = Console(soft_wrap=True, highlight=False)
     for status in describe():
         _print(console, status)
@@ -16,6 +18,12 @@ def run() -> None:
         "Besides these, --model takes a path to a .nemo file, a folder that holds one, or any "
         "Hugging Face id (owner/name)."
     )
+    console.print("\n[bold]Other systems[/bold], for --stt:")
+    for system in SYSTEMS.values():
+        if system.name != DEFAULT_SYSTEM:
+            extra = f"pip install 'voice-agent[{system.extra}]'" if system.extra else "no extra"
+            limit = "" if system.commercial else f"; {system.licence}: no commercial use"
+            console.print(f"    {system.name}: {system.how} ({extra}{limit})", markup=False)
 
 
 def _print(console: Console, status: ModelStatus) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+import voice_agent
 from voice_agent.cli import logs
 from voice_agent.cli.errors import UsageFault
+from voice_agent.cli.load import load, what
 from voice_agent.config import load_settings
 
 
@@ -36,7 +38,7 @@ def run(config: Path | None, overrides: Mapping[str, Any], *, fd: int | None, ve
 
     sock = _inherited(fd) if fd is not None else bind(settings.server.host, settings.server.port)
     started = time.monotonic()
-    console.print(f"{banner.loading_line(settings)} ...")
+    console.print(f"voice-agent {voice_agent.__version__}: loading {what(settings)} ...")
     status = console.status("loading")
     status.start()
 
@@ -45,7 +47,7 @@ def run(config: Path | None, overrides: Mapping[str, Any], *, fd: int | None, ve
         banner.print_ready(console, settings, recognizer, sock, time.monotonic() - started)
 
     try:
-        return serve(settings, sock, on_ready=on_ready)
+        return serve(settings, sock, on_ready=on_ready, load=load)
     finally:
         status.stop()
 

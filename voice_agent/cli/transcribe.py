@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from voice_agent.cli import logs
 from voice_agent.cli.errors import UsageFault
+from voice_agent.cli.load import load, what
 from voice_agent.config import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(
 
     Args:
         files: paths, or "-".
-        config: settings file, for its `stt` part.
+        config: settings file, for its `stt` part and `language`.
         overrides: flags, dotted; None where not given.
         format: "txt", "json", "srt" or "vtt".
         output: folder for one file a recording; None writes to stdout.
@@ -51,7 +52,10 @@ def run(
         verbose: log what happens.
     """
     logs.set_up(verbose)
-    settings = load_settings(config, overrides)
+    settings = load_settings(config, {**overrides, "stt.slots": 1})
+    if "language" not in settings.model_fields_set:
+        # Who is called at an agent of one language speaks it; a recording may be in any.
+        settings = settings.model_copy(update={"language": "auto"})
     if files.count(STDIN) > 1:
         raise UsageFault("stdin (-) can be read only once")
     if format in ("srt", "vtt") and len(files) > 1 and output is None:
@@ -68,24 +72,15 @@ def run(
         recognizer = stack.enter_context(_recognizer(settings, screen.console))
         writer = _Writer(format, output)
         for audio in recordings:
-            writer.write(_transcribe(audio, recognizer, settings, screen, one_segment))
+            with screen.recording(audio):
+                writer.write(_transcribe(audio, recognizer, settings, screen, one_segment))
         writer.close()
 
 
 @contextlib.contextmanager
 def _recognizer(settings: Settings, console: Console) -> Iterator[Recognizer]:
-    with console.status(f"loading {settings.stt.model}"):
-        from voice_agent.engine import load_recognizer
-
-        try:
-            recognizer = load_recognizer(
-                settings.stt.model,
-                device=settings.stt.device,
-                right_context=settings.stt.right_context,
-                slots=1,
-            )
-        except ValueError as error:  # a right context that the checkpoint does not have
-            raise UsageFault(str(error)) from error
+    with console.status(f"loading {what(settings)}"):
+        recognizer = load(settings)
     try:
         yield recognizer
     finally:
@@ -101,15 +96,15 @@ def _transcribe(
 ) -> Transcript:
     from voice_agent.transcribe.transcriber import transcribe
 
-    with screen.recording(audio):
-        return transcribe(
-            audio,
-            recognizer,
-            one_segment=one_segment,
-            on_partial=screen.partial if screen.live else None,
-            on_segment=screen.segment,
-            on_progress=screen.progress,
-        )
+    return transcribe(
+        audio,
+        recognizer,
+        language=settings.spoken_language,
+        one_segment=one_segment,
+        on_partial=screen.partial if screen.live else None,
+        on_segment=screen.segment,
+        on_progress=screen.progress,
+    )
 
 
 class _Screen:

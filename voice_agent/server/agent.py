@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from voice_agent.config import Settings
 from voice_agent.engine.recognizer import Recognizer
+from voice_agent.pipeline import load_recognizer
 from voice_agent.server.sessions import SessionTable
 
 if TYPE_CHECKING:
@@ -36,25 +37,6 @@ Load = Callable[[Settings], Recognizer]
 T = TypeVar("T")
 
 
-def load_from_settings(settings: Settings) -> Recognizer:
-    """Load the recogniser that the settings name. Blocks.
-
-    Args:
-        settings: `stt` says which model and where.
-
-    Raises:
-        EngineError: a model that cannot be used.
-    """
-    from voice_agent.engine import load_recognizer
-
-    return load_recognizer(
-        settings.stt.model,
-        device=settings.stt.device,
-        right_context=settings.stt.right_context,
-        slots=settings.slots,
-    )
-
-
 class Agent:
     """What the routes of one server share. Event loop only.
 
@@ -69,7 +51,7 @@ class Agent:
         self,
         settings: Settings,
         *,
-        load: Load = load_from_settings,
+        load: Load = load_recognizer,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         """Make an agent that does not admit anybody yet.

@@ -7,18 +7,13 @@ import socket
 from rich.console import Console
 from rich.table import Table
 
-import voice_agent
-from voice_agent.config import Settings
+from voice_agent.alternatives.registry import licence_notice
+from voice_agent.config import DEFAULT_SYSTEM, Settings
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.models import KNOWN
 
 NEMOTRON = "nvidia/nemotron-speech-streaming-en-0.6b"
 """What somebody who wants more than the demonstration model would start with."""
-
-
-def loading_line(settings: Settings) -> str:
-    """What is being loaded, before it is."""
-    return f"voice-agent {voice_agent.__version__}: loading {settings.stt.model}"
 
 
 def url_of(sock: socket.socket) -> str:
@@ -53,6 +48,12 @@ def print_ready(
         table.add_row(f"[bold]{name}[/bold]", what)
     console.print(table)
     url = url_of(sock)
+    if not _is_loopback(settings.server.host):
+        console.print(
+            "Browsers of other machines give the page their microphone over https alone, from a "
+            "proxy in front of this server.",
+            soft_wrap=True,
+        )
     console.print(
         f"Ready after {loaded_in_s:.1f} s. Open [bold cyan]{url}[/bold cyan] and talk "
         f"(websocket: {url.replace('http', 'ws', 1)}/ws). Ctrl-C stops.",
@@ -63,7 +64,11 @@ def print_ready(
 def _rows(settings: Settings, recognizer: Recognizer) -> list[tuple[str, str]]:
     stt, llm, tts = settings.stt, settings.llm, settings.tts
     rows = [("model", f"{recognizer.name} on {_device(settings, recognizer)}")]
-    if _is_embedded(stt.model):
+    if stt.name != DEFAULT_SYSTEM:
+        rows.append(("", f"{stt.name}, chosen with stt.name; voice-agent models lists others"))
+        if (notice := licence_notice(stt.name)) is not None:
+            rows.append(("", notice))
+    elif _is_embedded(stt.model):
         rows.append(
             (
                 "",
@@ -96,6 +101,10 @@ def _device(settings: Settings, recognizer: Recognizer) -> str:
     if str(device).startswith("cuda"):
         return f"{device}, because torch sees a CUDA GPU; --device cpu overrides"
     return f"{device}, because torch sees no CUDA GPU; --device cuda insists on one"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _is_embedded(model: str) -> bool:

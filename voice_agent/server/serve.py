@@ -23,7 +23,8 @@ import uvicorn
 
 from voice_agent.config import Settings
 from voice_agent.engine.recognizer import Recognizer
-from voice_agent.server.agent import DRAIN_S, Agent, Load, load_from_settings
+from voice_agent.pipeline import load_recognizer
+from voice_agent.server.agent import DRAIN_S, Agent, Load
 from voice_agent.server.app import create_app
 from voice_agent.server.errors import CannotListen
 
@@ -77,7 +78,7 @@ def serve(
     sock: socket.socket,
     *,
     on_ready: Callable[[Recognizer], None],
-    load: Load = load_from_settings,
+    load: Load = load_recognizer,
     drain_s: float = DRAIN_S,
 ) -> int:
     """Serve until a signal or a failure to load. Blocks; call it on the main thread.

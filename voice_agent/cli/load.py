@@ -1,0 +1,37 @@
+"""The recogniser that a command's settings name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from voice_agent.cli.errors import UsageFault
+from voice_agent.config import DEFAULT_SYSTEM, Settings
+
+if TYPE_CHECKING:
+    from voice_agent.engine.recognizer import Recognizer
+
+
+def load(settings: Settings) -> Recognizer:
+    """Load it. Blocks.
+
+    Args:
+        settings: as for `voice_agent.pipeline.load_recognizer`.
+
+    Raises:
+        EngineError: a model that cannot be used.
+        UsageFault: a setting that the model does not have.
+    """
+    from voice_agent.pipeline import load_recognizer
+
+    try:
+        return load_recognizer(settings)
+    except ValueError as error:  # the engine's word for an option that a checkpoint lacks
+        raise UsageFault(str(error)) from error
+
+
+def what(settings: Settings) -> str:
+    """What `load` is going to load, for people."""
+    stt = settings.stt
+    if stt.name == DEFAULT_SYSTEM:
+        return stt.model
+    return f"{stt.name}, {stt.named_model}" if stt.named_model else stt.name
