@@ -30,9 +30,10 @@ class AudioFormatError(ValueError):
 class MonoResampler:
     """Bytes of interleaved 16-bit PCM to mono samples at 16 kHz, piece by piece.
 
-    Channels are averaged before resampling. The resampler holds back a few milliseconds (7 from
-    48 kHz, 59 from 8 kHz) until more audio comes; `flush` lets them out, and so does a change
-    of rate. At 16 kHz nothing is computed and nothing is held back.
+    Channels are averaged before resampling. The resampler holds back the last
+    milliseconds (at most 40 from 22.05 kHz and above, 120 from 8 kHz) until more audio comes;
+    `flush` lets them out, and so does a change of rate. At 16 kHz nothing is computed and
+    nothing is held back.
     """
 
     def __init__(self) -> None:

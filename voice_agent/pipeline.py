@@ -37,27 +37,58 @@ AUDIO_OUT_SAMPLE_RATE = 24_000
 """Samples a second that the agent speaks in; transports resample to what they send."""
 
 
+def load_recognizer(settings: Settings) -> Recognizer:
+    """Load a recogniser of one's own. Blocks; see `load_shared_recognizer` for an event loop.
+
+    Args:
+        settings: `stt` says which system and model, where it runs, and its default look-ahead;
+            `slots` how many streams it must hold.
+
+    Raises:
+        EngineError: a model, package, key or server that is missing; the message says what
+            supplies it.
+    """
+    stt = settings.stt
+    if stt.name == DEFAULT_SYSTEM:
+        from voice_agent import engine
+
+        return engine.load_recognizer(
+            stt.model, device=stt.device, right_context=stt.right_context, slots=settings.slots
+        )
+    from voice_agent import alternatives
+
+    choice = alternatives.Choice(
+        model=stt.named_model,
+        device=stt.device,
+        language=settings.spoken_language,
+        url=stt.url,
+        api_key=stt.api_key.get_secret_value() if stt.api_key is not None else None,
+        slots=settings.slots,
+    )
+    return alternatives.load(stt.name, choice)
+
+
 async def load_shared_recognizer(settings: Settings) -> Recognizer:
     """Load the recogniser that all calls of this process share, or return it if it is loaded.
 
     Args:
-        settings: `stt` says which model, where it runs, and its default look-ahead;
-            `slots` how many streams it must hold.
+        settings: as for `load_recognizer`.
 
     Returns:
         The recogniser. It lives as long as the process; do not close it between calls.
 
     Raises:
-        ModelError: the model cannot be found or read.
+        EngineError: as `load_recognizer`.
     """
-    from voice_agent.services.shared import shared_recognizer
+    from voice_agent.services.shared import share
 
-    return await shared_recognizer(
-        settings.stt.model,
-        device=settings.stt.device,
-        right_context=settings.stt.right_context,
-        slots=settings.slots,
-    )
+    stt = settings.stt
+    key: tuple[str | None, ...]
+    if stt.name == DEFAULT_SYSTEM:
+        key = (stt.model, stt.device)  # as `shared_recognizer` has it, for services beside ours
+    else:
+        key = (stt.name, stt.named_model, stt.device, stt.url)
+    return await share(key, partial(load_recognizer, settings))
 
 
 async def build_worker(

@@ -2,7 +2,7 @@
 
 One 80 ms piece of audio, on the event loop: `process_audio_frame` makes it 16 kHz mono,
 `run_stt` hands it to the stream and yields None. The recogniser's own thread does the work; its
-events come back through `call_soon_threadsafe` into a queue, and one task turns them into frames.
+events come back over the loop (`CallStream`), and one task turns them into frames.
 
 Segments are cut by the VAD, wherever in the pipeline it stands:
 
@@ -24,7 +24,6 @@ import asyncio
 import copy
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,14 +49,13 @@ from pipecat.utils.tracing.service_decorators import traced_stt
 from voice_agent.audio import SAMPLE_RATE, AudioFormatError, MonoResampler, PreRoll
 from voice_agent.engine.errors import EngineError
 from voice_agent.engine.recognizer import (
-    Event,
     Failed,
     Final,
     Partial,
     Recognizer,
-    Stream,
     StreamOptions,
 )
+from voice_agent.services.call_stream import CallStream
 
 PRE_ROLL_S = 0.5
 """Seconds kept from before VAD start: its 0.2 s of proof, and 0.3 s for the first consonant."""
@@ -111,23 +109,13 @@ class RecognizerSTTService(STTService):
             defaults.apply_update(settings)
         super().__init__(sample_rate=SAMPLE_RATE, settings=defaults, **kwargs)
         self._recognizer = recognizer
-        self._final_timeout_s = final_timeout_s
-
-        self._stream: Stream | None = None
-        self._stale_options = False
+        self._stream = CallStream(final_timeout_s)
+        # Settings since the stream was opened, with the values that it has.
+        self._stale: dict[str, Any] = {}
+        self._consumer: asyncio.Task | None = None
         self._pre_roll = PreRoll(pre_roll_s)
         self._resampler = MonoResampler()
         self._refused = ""
-        # Events name their stream, since a closed one's may still be on their way to the loop.
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        self._generation = 0
-        self._consumer: asyncio.Task | None = None
-        self._stuck: asyncio.TimerHandle | None = None
-
-        self._in_segment = False
-        self._finals_owed = 0
-        self._all_finals_in = asyncio.Event()
-        self._all_finals_in.set()
         self._last_interim = ""
         self._samples_without_vad: int | None = 0  # None once a VAD has been seen
 
@@ -157,6 +145,17 @@ class RecognizerSTTService(STTService):
         language = self._settings.language
         return StreamOptions(language=str(language) if language else None)
 
+    def stream_settings(self) -> frozenset[str]:
+        """Names of the settings that a new stream takes up."""
+        return frozenset({"language"})
+
+    async def on_other_event(self, event: Any) -> None:
+        """Take an event that the protocol does not have, of a recogniser that has more to tell.
+
+        Args:
+            event: in its order among the others.
+        """
+
     # Lifecycle
 
     async def start(self, frame: StartFrame) -> None:
@@ -169,9 +168,8 @@ class RecognizerSTTService(STTService):
 
     async def stop(self, frame: EndFrame) -> None:
         """Push every final that is still owed, then let the stream go."""
-        self._finish_segment()
-        # Ends at the latest when the timer of a stuck recogniser has put its Failed.
-        await self._all_finals_in.wait()
+        self._stream.finish()
+        await self._stream.wait_until_settled()
         await super().stop(frame)
         await self._release()
 
@@ -186,7 +184,7 @@ class RecognizerSTTService(STTService):
         await self._release()
 
     async def _release(self) -> None:
-        self._close_stream()
+        self._stream.close()
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             await self.cancel_task(consumer)
@@ -195,29 +193,12 @@ class RecognizerSTTService(STTService):
         """Take a stream; where that fails, report a permanent error."""
         try:
             self._recognizer = await self.load_recognizer()
-            self._generation += 1
-            self._stream = self._recognizer.open(
-                partial(self._on_event, self._generation),
-                deliver=self.get_event_loop().call_soon_threadsafe,
-                options=self.stream_options(),
-            )
+            self._stream.open(self._recognizer, self.stream_options())
         except Exception as error:
             await self._give_up(error)
-        self._stale_options = False
-
-    def _on_event(self, generation: int, event: Event) -> None:
-        self._events.put_nowait((generation, event))
-
-    def _close_stream(self) -> None:
-        """Give the slot back. Finals that were owed will not come."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
-        self._in_segment = False
-        self._owe_finals(0)
 
     async def _give_up(self, error: Exception) -> None:
-        self._close_stream()
+        self._stream.close()
         await self.push_error(
             f"{self.name} cannot transcribe: {error}",
             exception=error,
@@ -261,7 +242,7 @@ class RecognizerSTTService(STTService):
             None: transcripts come later, from the recogniser's thread.
         """
         samples = np.frombuffer(audio, dtype=np.int16)
-        if self._in_segment:
+        if self._stream.in_segment:
             await self._feed(samples)
         else:
             self._pre_roll.push(samples)
@@ -269,8 +250,6 @@ class RecognizerSTTService(STTService):
         yield None
 
     async def _feed(self, samples: np.ndarray) -> None:
-        if self._stream is None or not samples.size:
-            return
         try:
             self._stream.feed(samples)
         except EngineError as error:
@@ -304,57 +283,32 @@ class RecognizerSTTService(STTService):
     async def _handle_vad_user_started_speaking(self, frame: VADUserStartedSpeakingFrame) -> None:
         await super()._handle_vad_user_started_speaking(frame)
         self._samples_without_vad = None
-        if self._in_segment or self._stream is None:
-            return
-        self._in_segment = True
-        self._last_interim = ""
-        await self._feed(self._pre_roll.take())
+        if self._stream.begin():
+            self._last_interim = ""
+            await self._feed(self._pre_roll.take())
 
     async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
         await super()._handle_vad_user_stopped_speaking(frame)
-        if self._finish_segment():
+        if self._stream.finish():
             self.request_finalize()
-
-    def _finish_segment(self) -> bool:
-        """End the segment if there is one; its final is owed from now on."""
-        if not self._in_segment or self._stream is None:
-            return False
-        self._in_segment = False
-        self._stream.finish()
-        self._owe_finals(self._finals_owed + 1)
-        return True
-
-    def _owe_finals(self, count: int) -> None:
-        self._finals_owed = count
-        if self._stuck is not None:
-            self._stuck.cancel()
-            self._stuck = None
-        if count:
-            self._all_finals_in.clear()
-            late = EngineError(f"no final within {self._final_timeout_s:g} s of the segment's end")
-            self._stuck = self.get_event_loop().call_later(
-                self._final_timeout_s, self._on_event, self._generation, Failed(late)
-            )
-        else:
-            self._all_finals_in.set()
 
     # Events out
 
     async def _consume(self) -> None:
         """Turn the stream's events into frames, in order, for as long as the call lasts."""
         while True:
-            generation, event = await self._events.get()
-            if generation != self._generation or self._stream is None:
-                continue
+            event = await self._stream.next_event()
             match event:
                 case Partial():
                     await self._push_interim(event)
                 case Final():
                     await self._push_final(event)
-                    self._owe_finals(max(0, self._finals_owed - 1))
+                    self._stream.settle()
                     await self._reopen_if_idle()
                 case Failed(error=error):
                     await self._give_up(error)
+                case _:
+                    await self.on_other_event(event)
 
     async def _push_interim(self, event: Partial) -> None:
         # Recognisers may repeat a partial when only its times moved.
@@ -375,7 +329,7 @@ class RecognizerSTTService(STTService):
         if not final.text:
             # Unconfirmed on purpose: the pending flag would mark the next segment's transcript.
             return
-        if self._finals_owed <= 1:
+        if self._stream.finals_owed <= 1:
             # While another final is owed, this one does not end what the user is saying. And if
             # the user has begun again, Pipecat has dropped the request, so this does nothing.
             self.confirm_finalize()
@@ -407,18 +361,28 @@ class RecognizerSTTService(STTService):
         changed = await super()._update_settings(delta)
         handled = self.stream_settings()
         self._warn_unhandled_updated_settings(changed.keys() - handled)
-        if changed.keys() & handled:
-            self._stale_options = True
-            await self._reopen_if_idle()
+        # Of several changes to one setting, the first knows what the stream has.
+        self._stale = {k: v for k, v in changed.items() if k in handled} | self._stale
+        await self._reopen_if_idle()
         return changed
 
-    def stream_settings(self) -> frozenset[str]:
-        """Names of the settings that a new stream takes up."""
-        return frozenset({"language"})
-
     async def _reopen_if_idle(self) -> None:
-        """Open a stream with the new options, once no segment needs the old one."""
-        if not self._stale_options or self._in_segment or self._finals_owed:
+        """Take a stream with the new options, once no segment needs the old one.
+
+        Options that the recogniser refuses are reported, and those before them restored.
+        """
+        stream = self._stream
+        if not self._stale or not stream.is_open or stream.in_segment or stream.finals_owed:
             return
-        self._close_stream()
-        await self._open_stream()
+        before, self._stale = self._stale, {}
+        stream.close()
+        try:
+            assert self._recognizer is not None, "a stream was open"
+            stream.open(self._recognizer, self.stream_options())
+        except ValueError as error:
+            for name, value in before.items():
+                setattr(self._settings, name, value)
+            await self.push_error(f"{self.name} keeps its settings: {error}", exception=error)
+            await self._open_stream()
+        except EngineError as error:
+            await self._give_up(error)

@@ -7,14 +7,17 @@ same device get the same object. Loading runs on a thread; the event loop goes o
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from typing import Any
 
 from voice_agent.engine.recognizer import Recognizer
 
-_loads: dict[tuple[str, str], Future[Recognizer]] = {}
-# One thread: two models that load at once on one device would only slow each other down.
-_loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-recognizer")
+_loads: dict[Hashable, Future[Recognizer]] = {}
+_loads_lock = threading.Lock()
+# Two models that load at once on one device would only slow each other down.
+_one_at_a_time = threading.Lock()
 
 
 async def shared_recognizer(model: str, *, device: str = "auto", **options: Any) -> Recognizer:
@@ -32,21 +35,53 @@ async def shared_recognizer(model: str, *, device: str = "auto", **options: Any)
     Raises:
         ModelError: the model cannot be found or read. The next call tries again.
     """
-    key = (model, device)
-    load = _loads.get(key)
-    if load is None:
-        load = _loads[key] = _loader.submit(_load, model, device, options)
+
+    def load() -> Recognizer:
+        from voice_agent.engine import load_recognizer
+
+        given = {name: value for name, value in options.items() if value is not None}
+        return load_recognizer(model, device=device, **given)
+
+    return await share((model, device), load)
+
+
+async def share(key: Hashable, load: Callable[[], Recognizer]) -> Recognizer:
+    """Return what was loaded under this key; load it on the first call.
+
+    Args:
+        key: what tells one recogniser from another.
+        load: makes it; blocks, on a thread.
+
+    Returns:
+        The recogniser, which stays open for the life of the process.
+
+    Raises:
+        Exception: what `load` raised, for everybody who waited; the next call tries again.
+    """
+    with _loads_lock:
+        future = _loads.get(key)
+        if future is None:
+            future = _loads[key] = _start(load)
     try:
         # Shielded: a caller that gives up must not cancel the load for the others.
-        return await asyncio.shield(asyncio.wrap_future(load))
+        return await asyncio.shield(asyncio.wrap_future(future))
     except Exception:
-        if _loads.get(key) is load:
-            del _loads[key]
+        with _loads_lock:
+            if _loads.get(key) is future:
+                del _loads[key]
         raise
 
 
-def _load(model: str, device: str, options: dict[str, Any]) -> Recognizer:
-    from voice_agent.engine import load_recognizer
+def _start(load: Callable[[], Recognizer]) -> Future[Recognizer]:
+    future: Future[Recognizer] = Future()
 
-    given = {name: value for name, value in options.items() if value is not None}
-    return load_recognizer(model, device=device, **given)
+    def run() -> None:
+        try:
+            with _one_at_a_time:
+                future.set_result(load())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # A daemon, for nobody can interrupt a download: who stops the process must not wait for it.
+    threading.Thread(target=run, name="load-recognizer", daemon=True).start()
+    return future
