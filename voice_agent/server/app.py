@@ -5,6 +5,7 @@
     GET         /client/      Pipecat's prebuilt page; / leads there
     GET         /healthz      200 while the process answers
     GET         /readyz       200 while new sessions are admitted, else 503 with the reason
+    ...         /v1, /metrics transcription without an agent (transcription_routes.py)
 
 A refusal is HTTP 503 with Retry-After, or websocket close 1013, before any other work.
 """
@@ -22,9 +23,11 @@ import voice_agent
 from voice_agent.engine.errors import EngineFull
 from voice_agent.server import webrtc
 from voice_agent.server.agent import Agent
+from voice_agent.server.api import Api
 from voice_agent.server.calls import AgentSerializer
 from voice_agent.server.page import prebuilt_page
 from voice_agent.server.sessions import Refused
+from voice_agent.server.transcription_routes import add_routes
 
 TRY_AGAIN_LATER = 1013
 """Websocket close code of a server that is overloaded or not ready (RFC 6455 registry)."""
@@ -32,21 +35,25 @@ INTERNAL_ERROR = 1011
 _MAX_REASON_BYTES = 123  # RFC 6455, 5.5: control frames carry 125 bytes, two of them the code
 
 
-def create_app(agent: Agent) -> FastAPI:
+def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
     """Build the app for an agent. The agent is loaded, drained and closed by whoever serves it.
 
     Args:
         agent: whom the clients talk to.
+        api: of the transcription routes; None for one that serves this machine alone.
     """
     offers = webrtc.Offers(agent)
+    transcription = api or Api(agent)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await offers.close()
+        transcription.close()
 
     app = FastAPI(title="voice-agent", version=voice_agent.__version__, lifespan=lifespan)
     app.include_router(webrtc.routes(agent, offers))
+    add_routes(app, transcription)
 
     @app.exception_handler(Refused)
     async def refused(_request: Request, error: Refused) -> JSONResponse:
