@@ -77,9 +77,8 @@ class ScriptedStream:
         )
         self.current, self._said = [], 0
         self.finished += 1
-        final = Final(
-            text, words=words_of(text, seconds), language=self.options.language, audio_s=seconds
-        )
+        language = self.owner.speaks or self.options.language
+        final = Final(text, words=words_of(text, seconds), language=language, audio_s=seconds)
         self.emit(final)
 
     def cancel(self) -> None:
@@ -116,6 +115,7 @@ class ScriptedRecognizer:
         scripts: one script for each segment of a stream; the last one serves the rest.
         slots: streams at once.
         languages: codes that it claims to write.
+        speaks: code that its finals carry; None for the one that the stream was opened with.
         gate: when given, events wait on the recogniser's thread until it is set, as those of a
             slow engine would.
     """
@@ -128,11 +128,13 @@ class ScriptedRecognizer:
         slots: int = 8,
         name: str = "scripted",
         languages: Iterable[str] = ("en",),
+        speaks: str | None = None,
         gate: threading.Event | None = None,
     ) -> None:
         self.name = name
         self.languages = tuple(languages)
         self.slots = slots
+        self.speaks = speaks
         self.gate = gate
         self.streams: list[ScriptedStream] = []
         self.opened: list[ScriptedStream] = []

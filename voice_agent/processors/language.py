@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from loguru import logger
 from pipecat.frames.frames import (
     Frame,
     LLMUpdateSettingsFrame,
@@ -32,7 +33,8 @@ class LanguageFollower(FrameProcessor):
         Args:
             language: BCP-47 code that LLM and TTS are set to now; None where they know none.
             for_llm: what to change in the LLM for a language; None for nothing.
-            for_tts: what to change in the TTS; None for nothing.
+            for_tts: what to change in the TTS; None where it has no voice for the language, so
+                that it goes on in the one that it has.
         """
         super().__init__()
         self._language = language
@@ -57,3 +59,5 @@ class LanguageFollower(FrameProcessor):
             await self.push_frame(LLMUpdateSettingsFrame(delta=llm))
         if (tts := self._for_tts(language)) is not None:
             await self.push_frame(TTSUpdateSettingsFrame(delta=tts))
+        else:
+            logger.warning(f"{self}: the caller speaks {language}, for which there is no voice")
