@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Reason = Literal["evidence", "recheck", "final", "prior", "default"]
+Partials = Literal["tentative", "hold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ class GateSettings:
         prior_weight: how much the caller's past counts with no speech at all; it fades to
             nothing at the last of `checks_s`.
         memory: share of the past that one more segment leaves.
+        partials: of the default language, before the first decision: "tentative" lets them
+            through without a language, "hold" keeps them back.
+        patience_s: seconds that a final which is ready waits for the final decision at most.
     """
 
     languages: tuple[str, ...] = ("en", "kn")
@@ -52,6 +56,8 @@ class GateSettings:
     final_threshold: float = 0.6
     prior_weight: float = 1.0
     memory: float = 0.6
+    partials: Partials = "tentative"
+    patience_s: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -78,6 +84,10 @@ class GateSettings:
             )
         if self.prior_weight < 0 or not 0.0 <= self.memory < 1.0:
             raise ValueError("prior_weight must not be negative, memory from 0 to below 1")
+        if self.partials not in ("tentative", "hold"):
+            raise ValueError(f"partials must be tentative or hold, got {self.partials!r}")
+        if self.patience_s < 0:
+            raise ValueError(f"patience_s must not be negative, got {self.patience_s}")
 
     @property
     def default(self) -> str:
@@ -209,13 +219,15 @@ class SegmentPolicy:
         """Decide for good, on the whole segment, and remember it for the caller.
 
         Args:
-            posteriors: of the whole segment; None where there was too little audio to ask about,
-                or the identifier failed.
+            posteriors: of the whole segment; None where there was no speech to ask about, or the
+                identifier failed.
             speech_s: seconds of speech in it.
         """
         s = self.settings
         if posteriors is None or speech_s < s.checks_s[0]:
-            if self.decided is None and (past := self.prior.best) is not None:
+            past = self.prior.best
+            # Without any speech, a noise set the VAD off: what the caller speaks says nothing.
+            if self.decided is None and past is not None and speech_s > 0.0:
                 return self._decide(past, self.prior.chance(past), speech_s, "prior")
             if posteriors is None:
                 return self._decide(

@@ -13,13 +13,19 @@ Codes are BCP-47. An identifier's calls may come from any thread, one at a time.
 
 from __future__ import annotations
 
-from voice_agent.engine.lid.base import LanguageIdentifier, LanguageScores, speech_seconds
+from voice_agent.engine.lid.base import (
+    LanguageIdentifier,
+    LanguageScores,
+    SpeechMeter,
+    speech_seconds,
+)
 from voice_agent.engine.lid.loading import BACKENDS, load_language_identifier
 
 __all__ = [
     "BACKENDS",
     "LanguageIdentifier",
     "LanguageScores",
+    "SpeechMeter",
     "load_language_identifier",
     "speech_seconds",
 ]

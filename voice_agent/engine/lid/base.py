@@ -62,24 +62,45 @@ class LanguageIdentifier(Protocol):
         ...
 
 
-def speech_seconds(pcm: np.ndarray) -> float:
-    """Seconds of audio that are loud enough to be speech.
+class SpeechMeter:
+    """How much of a growing segment is loud enough to be speech.
 
     A 20 ms frame counts where its level is above -55 dB of full scale, at most 30 dB below the
     loudest of the audio, and 6 dB above its quietest tenth, unless that tenth is itself within
-    15 dB of the loudest (speech without a pause has no floor to measure).
+    15 dB of the loudest (speech without a pause has no floor to measure). Each sample is looked
+    at once, so a long segment costs no more by the second than a short one.
+    """
+
+    def __init__(self) -> None:
+        self._levels = np.empty(0)  # dB of each whole frame so far
+        self._rest = np.empty(0, np.float32)
+
+    def append(self, pcm: np.ndarray) -> None:
+        """Take audio, float32 in [-1, 1], shape (n,), any n."""
+        pcm = np.concatenate([self._rest, pcm])
+        whole = len(pcm) // FRAME * FRAME
+        frames, self._rest = pcm[:whole].reshape(-1, FRAME), pcm[whole:]
+        levels = 10.0 * np.log10(np.square(frames).mean(axis=1) + 1e-10)
+        self._levels = np.concatenate([self._levels, levels])
+
+    def seconds(self) -> float:
+        """Seconds of speech among the whole frames so far."""
+        if not len(self._levels):
+            return 0.0
+        loudest = float(np.percentile(self._levels, 98))
+        floor = float(np.percentile(self._levels, 10))
+        threshold = max(-55.0, loudest - 30.0)
+        if floor < loudest - 15.0:
+            threshold = max(threshold, floor + 6.0)
+        return float((self._levels > threshold).sum()) * FRAME / SAMPLE_RATE
+
+
+def speech_seconds(pcm: np.ndarray) -> float:
+    """Seconds of audio that are loud enough to be speech, as `SpeechMeter` counts them.
 
     Args:
         pcm: float32 in [-1, 1], shape (n,).
     """
-    count = len(pcm) // FRAME
-    if count == 0:
-        return 0.0
-    frames = pcm[: count * FRAME].reshape(count, FRAME)
-    level = 10.0 * np.log10(np.square(frames).mean(axis=1) + 1e-10)
-    loudest = float(np.percentile(level, 98))
-    floor = float(np.percentile(level, 10))
-    threshold = max(-55.0, loudest - 30.0)
-    if floor < loudest - 15.0:
-        threshold = max(threshold, floor + 6.0)
-    return float((level > threshold).sum()) * FRAME / SAMPLE_RATE
+    meter = SpeechMeter()
+    meter.append(pcm)
+    return meter.seconds()
