@@ -1,6 +1,6 @@
 """Write `voice_agent/models/SHA256SUMS` for the files that the package embeds.
 
-    python -m training.checksums
+python -m training.checksums
 """
 
 from __future__ import annotations

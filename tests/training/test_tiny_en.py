@@ -1,0 +1,157 @@
+"""The recipe of tiny-en: its loss, its model beside NeMo's, and the whole run at toy size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.checkpoints import quiet_nemo, train_tokenizer
+from training.fastconformer import FastConformerRNNT, ModelShape
+from training.mel import mel_bank
+from training.nemo_file import write_nemo
+from training.pool import Pool, write_shard
+from training.rnnt_loss import rnnt_loss
+from training.speech_text import Script, clean, spell_number
+
+ROOT = Path(__file__).parents[2]
+TOY = ModelShape(
+    d_model=32,
+    n_layers=2,
+    n_heads=2,
+    subsampling_conv_channels=8,
+    pred_hidden=32,
+    joint_hidden=32,
+    vocab_size=64,
+)
+
+
+def naive_transducer(logits, targets, blank):
+    """The sum over all paths of one utterance, node by node."""
+    log_probs = logits.log_softmax(-1)
+    length, nodes = log_probs.shape[:2]
+    alpha = {(0, 0): torch.zeros((), dtype=logits.dtype)}
+    for t in range(length):
+        for u in range(nodes):
+            ways = []
+            if t:
+                ways.append(alpha[t - 1, u] + log_probs[t - 1, u, blank])
+            if u:
+                ways.append(alpha[t, u - 1] + log_probs[t, u - 1, targets[u - 1]])
+            if ways:
+                alpha[t, u] = torch.logsumexp(torch.stack(ways), 0)
+    return -(alpha[length - 1, nodes - 1] + log_probs[length - 1, nodes - 1, blank])
+
+
+def test_the_transducer_loss_and_its_gradient_equal_the_sum_over_all_paths():
+    torch.manual_seed(0)
+    frames, tokens, classes = torch.tensor([6, 4, 1]), torch.tensor([3, 2, 2]), 5
+    logits = torch.randn(3, 6, 4, classes, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, classes - 1, (3, 3))
+    naive = torch.stack(
+        [
+            naive_transducer(logits[i, :t, : u + 1], targets[i], classes - 1)
+            for i, (t, u) in enumerate(zip(frames.tolist(), tokens.tolist(), strict=True))
+        ]
+    )
+    wanted = torch.autograd.grad(naive.sum(), logits)[0]
+    ours = rnnt_loss(logits, targets, frames, tokens, classes - 1)
+    got = torch.autograd.grad(ours.sum(), logits)[0]
+    torch.testing.assert_close(ours.double(), naive, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A random model of the recipe's class, and its `.nemo` file."""
+    folder = tmp_path_factory.mktemp("toy")
+    torch.manual_seed(1)
+    model = FastConformerRNNT(TOY).eval()
+    write_nemo(folder / "toy.nemo", model, train_tokenizer(folder).read_bytes())
+    return folder / "toy.nemo"
+
+
+@pytest.mark.parametrize("right", [0, 1, 6, 13])
+def test_nemo_opens_the_file_and_computes_the_same_frames(toy, right):
+    """In the file weights are rounded, so the model is read back before it is compared."""
+    from voice_agent.engine.checkpoint import read_nemo
+
+    model_class = quiet_nemo(prompts=False)
+    reference = model_class.restore_from(str(toy), map_location="cpu").eval()
+    model = FastConformerRNNT(TOY).eval()
+    weights = {k: v.float() for k, v in read_nemo(toy).weights.items()}
+    model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("preprocessor")})
+
+    reference.encoder.set_default_att_context_size([70, right])
+    mel, frames = torch.randn(2, 80, 333), torch.tensor([333, 207])
+    with torch.inference_mode():
+        wanted, lengths = reference.encoder(audio_signal=mel, length=frames)
+        got, ours, _ = model.encoder(mel, frames, right)
+    assert ours.tolist() == lengths.tolist()
+    for row, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(got[row, :length], wanted[row, :, :length].T, atol=1e-4, rtol=0)
+
+
+def test_the_same_weights_give_the_same_bytes(toy, tmp_path):
+    torch.manual_seed(1)
+    model = FastConformerRNNT(TOY).eval()
+    tokenizer = (toy.parent / "tokenizer.model").read_bytes()
+    write_nemo(tmp_path / "again.nemo", model, tokenizer)
+    assert (tmp_path / "again.nemo").read_bytes() == toy.read_bytes()
+
+
+def test_batches_hold_utterances_of_like_length_in_the_shares_asked_for(tmp_path):
+    rng = np.random.default_rng(0)
+    for voice in ("a", "b"):
+        rows = [
+            (np.zeros(int(16000 * s), np.int16), "x y z", f"{voice}/1")
+            for s in rng.uniform(1, 9, 200)
+        ]
+        write_shard(tmp_path, voice, rows)
+    pool = Pool(tmp_path, lambda text: [1] * len(text.split()), 2.0, torch.device("cpu"))
+    pool.refresh()
+    batches = pool.batches({"a": 0.8, "b": 0.2}, 60.0, rng)
+    groups = {i: "ab"[i in pool.by_group["b"]] for rows, _ in batches for i in rows}
+    played = [groups[i] for rows, _ in batches for i in rows]
+    assert played.count("a") / len(played) == pytest.approx(0.8, abs=0.05)
+    for rows, speeds in batches:
+        seconds = np.array([pool.length[i] for i in rows]) / speeds / 16000 + 0.8
+        assert np.ceil(seconds).min() == np.ceil(seconds).max()
+        assert len(rows) * np.ceil(seconds).max() <= 60
+
+
+def test_a_seed_fixes_the_script_and_every_line_is_plain_words():
+    books = ["It was the best of times, it was the WORST of times;", "2 numbers are left out"]
+    once, again = (Script(books, ["he ran - away"], 7) for _ in range(2))
+    lines = [once.line() for _ in range(300)]
+    assert lines == [again.line() for _ in range(300)]
+    assert all(line == clean(line) != "" for line in lines)
+
+
+@pytest.mark.parametrize(
+    "number, words",
+    [(0, "zero"), (21, "twenty one"), (1305, "one thousand three hundred five")],
+)
+def test_numbers_are_spelled(number, words):
+    assert spell_number(number) == words
+
+
+def test_the_mel_bank_of_training_is_the_engines(toy):
+    from voice_agent.engine.checkpoint import read_nemo
+    from voice_agent.engine.features import mel_filterbank
+
+    wanted = mel_filterbank(read_nemo(toy).config.preprocessor)
+    torch.testing.assert_close(torch.from_numpy(mel_bank(80)), wanted, atol=1e-7, rtol=1e-5)
+
+
+def test_smoke_the_loss_falls_and_the_export_opens(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "training.tiny_en", "--smoke", "--work", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "opens" in done.stdout

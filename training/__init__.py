@@ -1,0 +1,1 @@
+"""Recipes of the embedded models; nothing here is imported by the package."""

@@ -1,0 +1,184 @@
+"""Augmentation of waveforms and features, a batch at a time on the training device.
+
+Synthetic voices are clean and few. Every use of an utterance is therefore played at another speed
+and pitch, in another room, through another channel, over another noise, at another level, and with
+another vocal tract length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.mel import SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """How hard to augment; probabilities, and the range of the signal-to-noise ratio in dB."""
+
+    noise: float = 0.6
+    babble: float = 0.2
+    room: float = 0.4
+    channel: float = 0.7
+    telephone: float = 0.12
+    warp: float = 0.75
+    snr_db: tuple[float, float] = (4.0, 30.0)
+    time_masks: int = 5
+    frequency_masks: int = 2
+
+    def lighter(self, share: float) -> Strength:
+        """Return this with `share` (0 to 1) of the way gone towards clean speech."""
+        keep = 1.0 - share
+        return Strength(
+            noise=self.noise * keep,
+            babble=self.babble * keep,
+            room=self.room * keep,
+            channel=self.channel * keep,
+            telephone=self.telephone * keep,
+            warp=self.warp * keep,
+            snr_db=(self.snr_db[0] + 8.0 * share, self.snr_db[1] + 5.0 * share),
+            time_masks=max(2, round(self.time_masks * keep)),
+            frequency_masks=self.frequency_masks,
+        )
+
+
+def play(
+    store: Tensor, start: Tensor, length: Tensor, speed: Tensor, lead: Tensor, samples: int
+) -> Tensor:
+    """Read utterances out of the store at given speeds (cubic interpolation).
+
+    Args:
+        store: [n] int16, all audio end to end.
+        start: [batch] int64, first sample of each utterance.
+        length: [batch] int64, its samples.
+        speed: [batch], 1.1 is faster and higher.
+        lead: [batch], samples of silence before it.
+        samples: width of the result.
+
+    Returns:
+        [batch, samples] float32 in -1..1.
+    """
+    grid = torch.arange(samples, device=store.device)
+    at = (grid - lead[:, None]).double() * speed[:, None]
+    whole = at.floor()
+    part = (at - whole).float()
+    whole = whole.long()
+    a, b, c, d = (
+        store[(start[:, None] + (whole + k).clamp(min=0).minimum(length[:, None] - 1))].float()
+        for k in (-1, 0, 1, 2)
+    )
+    wave = b + 0.5 * part * (
+        c - a + part * (2 * a - 5 * b + 4 * c - d + part * (3 * (b - c) + d - a))
+    )
+    return wave * ((whole >= 0) & (whole < length[:, None])) / 32768.0
+
+
+def _uniform(batch: int, low: float, high: float, like: Tensor) -> Tensor:
+    return torch.empty(batch, 1, device=like.device).uniform_(low, high)
+
+
+def _chance(batch: int, probability: float, like: Tensor) -> Tensor:
+    return (torch.rand(batch, 1, device=like.device) < probability).float()
+
+
+def _rooms(batch: int, size: int, probability: float, like: Tensor) -> Tensor:
+    """Return transfer functions [batch, bins] of rooms: a direct path and a decaying noise tail."""
+    n = SAMPLE_RATE // 2
+    time = torch.arange(n, device=like.device) / SAMPLE_RATE
+    decay = _uniform(batch, 0.08, 0.6, like)  # seconds to fall by 60 dB
+    tail = torch.randn(batch, n, device=like.device) * torch.exp(-6.9 * time / decay)
+    tail = tail * (time > _uniform(batch, 0.0005, 0.01, like))
+    tail = tail / tail.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    level = 10 ** (_uniform(batch, -18.0, 1.0, like) / 20)
+    response = tail * level * _chance(batch, probability, like)
+    response[:, 0] += 1.0
+    return torch.fft.rfft(response, size)
+
+
+def _channels(batch: int, bins: int, strength: Strength, like: Tensor) -> Tensor:
+    """Return smooth random gains [batch, bins]: equaliser, low pass, telephone band."""
+    hertz = torch.linspace(0, SAMPLE_RATE / 2, bins, device=like.device)
+    knots = 9
+    gains = torch.randn(batch, knots, device=like.device).cumsum(1) * 2.5
+    gains = (gains - gains.mean(1, keepdim=True)) * _chance(batch, strength.channel, like)
+    place = (torch.log2(hertz.clamp(min=60) / 60) / 7.06 * (knots - 1)).clamp(max=knots - 1.001)
+    low, share = place.long(), place.frac()
+    decibels = gains[:, low] * (1 - share) + gains[:, low + 1] * share
+    cut = _uniform(batch, 3600.0, 7800.0, like)
+    cut = torch.where(_chance(batch, 0.25 * strength.channel, like) > 0, cut, 9000.0)
+    phone = _chance(batch, strength.telephone, like)
+    cut = torch.where(phone > 0, _uniform(batch, 3300.0, 3800.0, like), cut)
+    floor = torch.where(phone > 0, _uniform(batch, 150.0, 350.0, like), 20.0)
+    decibels = decibels - ((hertz - cut).clamp(min=0) * 0.12).clamp(max=60.0)
+    decibels = decibels - ((floor - hertz).clamp(min=0) * 0.2).clamp(max=40.0)
+    return 10 ** (decibels / 20)
+
+
+def _coloured_noise(batch: int, samples: int, size: int, like: Tensor) -> Tensor:
+    """Return noise [batch, samples] whose power falls as 1 / f**slope, with a slow swell."""
+    bins = size // 2 + 1
+    hertz = torch.arange(bins, device=like.device).clamp(min=1).float()
+    slope = _uniform(batch, 0.0, 2.2, like)
+    shape = torch.exp(-0.5 * slope * torch.log(hertz)) * (hertz > 20.0 * size / SAMPLE_RATE)
+    spectrum = torch.randn(batch, bins, 2, device=like.device) * shape[..., None]
+    noise = torch.fft.irfft(torch.view_as_complex(spectrum), size)[:, :samples]
+    time = torch.arange(samples, device=like.device) / SAMPLE_RATE
+    swell = torch.sin(6.283 * (_uniform(batch, 0.05, 2.0, like) * time + torch.rand_like(slope)))
+    return noise * (1.0 + 0.7 * torch.rand_like(slope) * swell)
+
+
+def _power(wave: Tensor, inside: Tensor) -> Tensor:
+    return (wave.square() * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True).clamp(min=1)
+
+
+def degrade(wave: Tensor, samples: Tensor, strength: Strength) -> Tensor:
+    """Put each waveform [batch, n] in a room, a channel, noise, and at a level."""
+    batch, n = wave.shape
+    inside = (torch.arange(n, device=wave.device) < samples[:, None]).float()
+    size = -(-(n + SAMPLE_RATE // 2) // 8000) * 8000
+    shape = _channels(batch, size // 2 + 1, strength, wave)
+    heard = torch.fft.rfft(wave, size) * _rooms(batch, size, strength.room, wave) * shape
+    heard = torch.fft.irfft(heard, size)[:, :n]
+    speech = _power(heard, inside).clamp(min=1e-9)
+
+    noise = _coloured_noise(batch, n, size, wave)
+    # Clean takes too keep a faint floor: digital silence would give a synthetic voice away.
+    loud = _chance(batch, strength.noise, wave)
+    snr = torch.where(
+        loud > 0, _uniform(batch, *strength.snr_db, wave), _uniform(batch, 30.0, 65.0, wave)
+    )
+    heard = heard + noise * torch.sqrt(speech / _power(noise, inside).clamp(min=1e-12)) * 10 ** (
+        -snr / 20
+    )
+    if batch > 3 and strength.babble > 0:
+        talk = sum(wave[torch.randperm(batch, device=wave.device)] for _ in range(3))
+        gain = torch.sqrt(speech / _power(talk, inside).clamp(min=1e-9))
+        gain = gain * 10 ** (-_uniform(batch, 6.0, 25.0, wave) / 20)
+        heard = heard + talk * gain * _chance(batch, strength.babble, wave)
+
+    level = 10 ** (_uniform(batch, -42.0, -14.0, wave) / 20)
+    heard = (heard * level / torch.sqrt(_power(heard, inside).clamp(min=1e-9))).clamp(-1.0, 1.0)
+    return torch.round(heard * 32768.0) / 32768.0 * inside
+
+
+def mask_features(mel: Tensor, frames: Tensor, strength: Strength) -> Tensor:
+    """SpecAugment (arXiv 1904.08779): blank bands and stretches of [batch, bands, frames]."""
+    batch, bands, length = mel.shape
+    hide = torch.zeros(batch, 1, length, dtype=torch.bool, device=mel.device)
+    rows = torch.arange(length, device=mel.device)
+    for _ in range(strength.time_masks):
+        width = _uniform(batch, 0, 1, mel) * (0.05 * frames[:, None]).clamp(max=40.0)
+        start = _uniform(batch, 0, 1, mel) * (frames[:, None] - width)
+        hide |= ((rows >= start) & (rows < start + width))[:, None]
+    hide = hide.expand(-1, bands, -1).clone()
+    columns = torch.arange(bands, device=mel.device)
+    for _ in range(strength.frequency_masks):
+        width = _uniform(batch, 0, 18, mel)
+        start = _uniform(batch, 0, 1, mel) * (bands - width)
+        hide |= ((columns >= start) & (columns < start + width))[:, :, None]
+    mean = mel.sum((1, 2), keepdim=True) / (bands * frames.clamp(min=1))[:, None, None]
+    inside = (rows < frames[:, None])[:, None]
+    return torch.where(hide & inside, mean, mel)

@@ -1,0 +1,85 @@
+"""Log-mel features exactly as NeMo's preprocessor computes them, with an optional vocal-tract warp.
+
+`normalize: NA`, pre-emphasis 0.97, symmetric 25 ms Hann window in 512 points, 10 ms hop, power
+spectrum, Slaney mel bands, log(x + 2**-24), no dither.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SAMPLE_RATE, N_FFT, WINDOW, HOP = 16000, 512, 400, 160
+LOG_GUARD = 2.0**-24
+
+
+def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
+    """Slaney's scale: linear to 1 kHz, logarithmic above (as in Auditory Toolbox and librosa)."""
+    hz = np.asarray(hz, dtype=np.float64)
+    linear = hz / (200.0 / 3)
+    return np.where(
+        hz < 1000.0, linear, 15.0 + np.log(np.maximum(hz, 1e-9) / 1000.0) / (np.log(6.4) / 27.0)
+    )
+
+
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+    return np.where(
+        mel < 15.0, mel * (200.0 / 3), 1000.0 * np.exp((mel - 15.0) * (np.log(6.4) / 27.0))
+    )
+
+
+def mel_bank(bands: int, n_fft: int = N_FFT, warp: float = 1.0) -> np.ndarray:
+    """Return [bands, n_fft / 2 + 1] triangular filters, area-normalised.
+
+    Args:
+        bands: how many.
+        n_fft: points of the transform.
+        warp: factor on the frequency axis below 4.8 kHz (vocal tract length perturbation,
+            Jaitly and Hinton 2013); above it the axis bends back so that 8 kHz stays where it is.
+    """
+    nyquist = SAMPLE_RATE / 2
+    edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(np.array(nyquist)), bands + 2))
+    widths = 2.0 / (edges[2:] - edges[:-2])
+    if warp != 1.0:
+        knee = 4800.0 * min(warp, 1.0) / warp
+        bent = nyquist - (nyquist - warp * knee) / (nyquist - knee) * (nyquist - edges)
+        edges = np.where(edges <= knee, edges * warp, bent)
+    bins = np.linspace(0.0, nyquist, n_fft // 2 + 1)
+    rising = (bins[None] - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins[None]) / np.diff(edges)[1:, None]
+    return (np.maximum(0.0, np.minimum(rising, falling)) * widths[:, None]).astype(np.float32)
+
+
+class LogMel:
+    """Waveforms [batch, samples] to log-mel [batch, bands, frames], on any device."""
+
+    def __init__(
+        self, bands: int = 80, device: str | torch.device = "cpu", warps: int = 33
+    ) -> None:
+        self.window = torch.hann_window(WINDOW, periodic=False, device=device)
+        self.factors = np.linspace(0.84, 1.16, warps)
+        banks = [mel_bank(bands)] + [mel_bank(bands, warp=float(w)) for w in self.factors]
+        self.banks = torch.from_numpy(np.stack(banks)).to(device)  # [1 + warps, bands, bins]
+
+    def __call__(
+        self, wave: Tensor, samples: Tensor, warp: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return features and their lengths.
+
+        Args:
+            wave: [batch, n] float32.
+            samples: [batch] samples that hold audio.
+            warp: [batch] index of a filter bank; 0 is the true one. None: all true.
+        """
+        inside = torch.arange(wave.shape[1], device=wave.device) < samples[:, None]
+        wave = torch.cat([wave[:, :1], wave[:, 1:] - 0.97 * wave[:, :-1]], dim=1) * inside
+        spectrum = torch.stft(
+            wave, N_FFT, HOP, WINDOW, self.window, pad_mode="constant", return_complex=True
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        bank = self.banks[:1] if warp is None else self.banks[warp]
+        mel = torch.log(torch.matmul(bank, power) + LOG_GUARD)
+        frames = samples // HOP
+        past = torch.arange(mel.shape[2], device=mel.device) >= frames[:, None]
+        return mel.masked_fill(past[:, None], 0.0), frames

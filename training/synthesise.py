@@ -1,0 +1,104 @@
+"""Fills a pool with synthetic speech, shard after shard, until told to stop.
+
+    python -m training.synthesise --voices pico,flite --pool DIR --books FILE --seed 1 --minutes 10
+
+Several of these may fill one pool; each must have its own seed. The seed fixes text, voices, pitch
+and rate; how much is made depends on the machine, unless `--shards` fixes that too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+
+from training.pool import write_shard
+from training.speech_text import Script
+
+
+def load_voice(name: str, files: Path | None, device: str) -> object:
+    """Return the `(text, random) -> (audio, voice)` of this name.
+
+    Args:
+        name: `pico`, `flite`, `espeak`, `kokoro` or `joe`.
+        files: folder with what pip does not install: `kokoro/`, `joe.onnx`, `flite/` (shared
+            libraries; absent means the system's own).
+        device: where the neural voices run.
+    """
+    from training import voices
+
+    if name == "pico":
+        return voices.pico()
+    if name == "flite":
+        folder = files / "flite" if files and (files / "flite").is_dir() else None
+        if folder:
+            ctypes.CDLL(str(folder / "libasound.so.2"), mode=ctypes.RTLD_GLOBAL)
+        return voices.flite(folder)
+    if name == "espeak":
+        return voices.Espeak()
+    if files is None:
+        raise ValueError(f"the voice {name} needs --files, the folder of its model")
+    import torch
+
+    from training import neural
+
+    torch.set_num_threads(1)
+    if device == "cuda":
+        # Every utterance has its own sizes: without a limit the allocator's cache grows and grows.
+        torch.cuda.set_per_process_memory_fraction(0.05)
+    if name == "kokoro":
+        return neural.Kokoro(files / "kokoro", torch.device(device))
+    if name == "joe":
+        return neural.Joe(files / "joe.onnx", torch.device(device))
+    raise ValueError(f"no voice {name!r}; there are pico, flite, espeak, kokoro and joe")
+
+
+def main() -> None:
+    """Read the command line and synthesise."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--voices", required=True, help="comma-separated; repeat one for more of it"
+    )
+    parser.add_argument("--pool", type=Path, required=True)
+    parser.add_argument("--books", type=Path, required=True, help="sentences, one a line")
+    parser.add_argument("--examples", type=Path, help="more sentences, one a line")
+    parser.add_argument("--files", type=Path, help="folder of neural voices' models")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of wall time")
+    parser.add_argument("--shards", type=int, default=10**9, help="stop after so many")
+    parser.add_argument("--shard-seconds", type=float, default=240.0)
+    args = parser.parse_args()
+
+    script = Script.from_files(args.books, args.examples, args.seed)
+    draw = random.Random(args.seed + 10_000)
+    names = args.voices.split(",")
+    loaded = {name: load_voice(name, args.files, args.device) for name in names}
+    end, made = time.time() + 60 * args.minutes, 0.0
+    for shard in range(args.shards):
+        if time.time() > end:
+            break
+        rows: list[tuple[np.ndarray, str, str]] = []
+        seconds, began = 0.0, time.time()
+        # The first shards are small, so that training need not wait for them.
+        goal = min(args.shard_seconds, 40.0 * (shard + 1))
+        while seconds < goal and time.time() < end:
+            text = script.line()
+            audio, voice = loaded[draw.choice(names)](text, draw)  # type: ignore[operator]
+            if 3000 < len(audio) < 18 * 16000:
+                rows.append((audio, text, voice))
+                seconds += len(audio) / 16000
+        if rows:
+            made += write_shard(args.pool, f"{names[0]}-{args.seed}-{shard:04d}", rows)
+            speed = seconds / max(1e-6, time.time() - began)
+            print(
+                f"{names} shard {shard}: {made / 3600:.2f} h, {speed:.1f} x real time", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

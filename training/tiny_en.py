@@ -1,0 +1,254 @@
+"""Trains `tiny-en`, the small streaming English recogniser that ships with the package.
+
+    python -m training.tiny_en --stage all --work out/tiny-en --speech ../shared/speech
+
+Stages: `data` (human clips and synthetic voices into a pool), `train` (bound to wall time;
+resumes), `export` (writes the `.nemo`), `eval` (word error rates on human speech), `all`.
+`--smoke` does the whole with a toy shape and one voice in under a minute and fails unless the loss
+falls and the export opens. On a CPU, preload tcmalloc: it halves the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import sentencepiece
+import torch
+
+from training.fastconformer import FastConformerRNNT, ModelShape
+from training.nemo_file import write_nemo
+from training.pool import Pool
+from training.speech_text import clean
+from training.trainer import Recipe, Trainer
+
+SHARES = {
+    "reading": 0.10,
+    "accent": 0.015,
+    "orders": 0.03,
+    "digits": 0.02,
+    "kokoro": 0.42,
+    "joe": 0.13,
+    "pico": 0.12,
+    "flite": 0.13,
+    "espeak": 0.03,
+}
+FINAL_SHARES = SHARES | {"reading": 0.40, "accent": 0.03, "orders": 0.05, "digits": 0.03}
+SMOKE_SHAPE = ModelShape(
+    d_model=32,
+    n_layers=2,
+    n_heads=2,
+    subsampling_conv_channels=16,
+    pred_hidden=32,
+    joint_hidden=32,
+    vocab_size=48,
+)
+
+
+def make_tokenizer(books: Path, size: int, path: Path) -> None:
+    """Train the sentencepiece BPE on the books and write it to `path`."""
+    lines = [c for line in books.read_text().splitlines() if (c := clean(line))]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=size,
+        model_type="bpe",
+        character_coverage=1.0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        unk_id=0,
+        minloglevel=2,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.getvalue())
+
+
+def make_data(args: argparse.Namespace, shards: int | None = None) -> None:
+    """Fill the pool: the human clips, then synthetic speech from as many processes as asked."""
+    pool, books = (
+        args.work / "pool",
+        args.books or args.speech / "text/librispeech_train_clean_100.txt",
+    )
+    make_tokenizer(books, args.shape.vocab_size, args.work / "tokenizer.model")
+    if args.speech:
+        from training.human import human_clips
+        from training.pool import write_shard
+
+        write_shard(pool, "human", human_clips(args.speech / "train/manifest.jsonl"))
+    workers = []
+    for seed in range(args.workers):
+        command = [sys.executable, "-m", "training.synthesise", "--voices", args.voices]
+        command += ["--pool", str(pool), "--books", str(books), "--seed", str(args.seed + seed + 1)]
+        command += ["--minutes", str(args.data_minutes), "--device", args.device]
+        if args.examples:
+            command += ["--examples", str(args.examples)]
+        if args.files:
+            command += ["--files", str(args.files)]
+        if shards is not None:
+            command += ["--shards", str(shards)]
+        workers.append(subprocess.Popen(command))
+    if any([worker.wait() for worker in workers]):
+        raise SystemExit("a synthesis worker failed; its message is above")
+
+
+def train(args: argparse.Namespace, recipe: Recipe, max_steps: int | None = None) -> Trainer:
+    """Train until the minutes are over (or `max_steps` are done) and return the trainer."""
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        # cuDNN's attention plans anew for every length, which takes longer than the attention.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    tokenizer = sentencepiece.SentencePieceProcessor(str(args.work / "tokenizer.model"))
+    pool = Pool(args.work / "pool", tokenizer.encode, args.pool_hours, device)
+    ear = None
+    if args.teacher:
+        import numpy as np
+
+        from training.teacher import WhisperEar, read_ctranslate2
+
+        weights = (
+            dict(np.load(args.teacher))
+            if args.teacher.suffix == ".npz"
+            else read_ctranslate2(args.teacher)
+        )
+        ear = WhisperEar(weights, device)
+    evaluate = None
+    if args.speech and (args.speech / "dev").is_dir():
+        from training.measure import Evaluator, read_manifest
+
+        clips = read_manifest(args.speech / "dev/manifest.jsonl")
+        evaluate = Evaluator(clips, tokenizer.decode, device).rates
+    trainer = Trainer(args.shape, recipe, pool, args.work / "run", device, ear, evaluate)
+    deadline = args.deadline or trainer.started + 60 * args.minutes
+    trainer.run(deadline, evaluate_every_s=args.evaluate_every, max_steps=max_steps)
+    return trainer
+
+
+def load_averaged(args: argparse.Namespace) -> FastConformerRNNT:
+    """Return the averaged weights of the run."""
+    model = FastConformerRNNT(args.shape).eval()
+    model.load_state_dict(
+        torch.load(args.work / "run/ema.pt", map_location="cpu", weights_only=True)
+    )
+    return model
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the run's averaged weights as a `.nemo` file."""
+    write_nemo(args.out, load_averaged(args), (args.work / "tokenizer.model").read_bytes())
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.2f} MiB")
+
+
+def smoke(args: argparse.Namespace) -> None:
+    """Run every stage at toy size; raise unless the loss falls and the export opens."""
+    from training.synthesise import load_voice  # noqa: F401  (fails early if eSpeak NG is absent)
+
+    args.shape, args.speech, args.voices, args.workers = SMOKE_SHAPE, None, "espeak", 1
+    args.books = args.work / "books.txt"
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.books.write_text(
+        "the quick brown fox jumps over the lazy dog\nshe sells sea shells by the sea shore\n"
+        "how much wood would a woodchuck chuck if a woodchuck could chuck wood\n"
+        "peter piper picked a peck of pickled peppers\nwe have gone to visit the old mill\n"
+    )
+    args.device, args.teacher, args.deadline, args.pool_hours = "cpu", None, None, 0.1
+    make_data(args, shards=2)
+    recipe = Recipe(
+        seconds_per_batch=30.0,
+        learning_rate=6e-3,
+        warmup_s=0.1,
+        warmup_steps=10,
+        shares={"espeak": 1.0},
+        seed=args.seed,
+        ema_decay=0.9,
+        rnnt_from=0.0,
+    )
+    trainer = train(args, recipe, max_steps=150)
+    rows = [json.loads(r) for r in (trainer.out / "log.jsonl").read_text().splitlines()]
+    first = rows[0]["rnnt"]
+    batches = trainer.pool.batches({"espeak": 1.0}, 30.0, trainer.rng, draw=40)
+    last = float(trainer.train_step(*batches[0], progress=1.0)["rnnt"])
+    if not last < 0.5 * first:
+        raise SystemExit(f"the loss did not fall: {first:.3f} at first, {last:.3f} at last")
+    args.out = args.work / "smoke.nemo"
+    export(args)
+    from voice_agent.engine.checkpoint import read_nemo
+
+    read_nemo(args.out)
+    print(f"loss {first:.3f} -> {last:.3f}; {args.out} opens")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--stage", choices=["data", "train", "export", "eval", "all"], default="all"
+    )
+    parser.add_argument("--smoke", action="store_true", help="everything, at toy size, in a minute")
+    parser.add_argument("--work", type=Path, default=Path("out/tiny-en"), help="pool, run, results")
+    parser.add_argument("--speech", type=Path, help="folder of human speech: train/, dev/, text/")
+    parser.add_argument("--books", type=Path, help="sentences to speak (default: speech/text)")
+    parser.add_argument("--examples", type=Path, help="more sentences (see speech_text)")
+    parser.add_argument("--voices", default="pico,flite,espeak", help="see training.synthesise")
+    parser.add_argument("--files", type=Path, help="folder of neural voices' models")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--data-minutes", type=float, default=15.0, help="of synthesis")
+    parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training")
+    parser.add_argument(
+        "--deadline", type=float, help="seconds since the epoch, instead of minutes"
+    )
+    parser.add_argument("--evaluate-every", type=float, default=90.0, help="seconds")
+    parser.add_argument("--pool-hours", type=float, default=300.0, help="most audio held")
+    parser.add_argument("--batch-seconds", type=float, default=Recipe().seconds_per_batch)
+    parser.add_argument(
+        "--rate", type=float, default=Recipe().learning_rate, help="peak learning rate"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("voice_agent/models/tiny-en.nemo"))
+    shape = ModelShape()
+    parser.add_argument("--layers", type=int, default=shape.n_layers)
+    parser.add_argument("--width", type=int, default=shape.d_model, help="of the encoder")
+    return parser
+
+
+def main() -> None:
+    """Read the command line and run the stages."""
+    args = arguments().parse_args()
+    args.shape = ModelShape(n_layers=args.layers, d_model=args.width)
+    if args.smoke:
+        smoke(args)
+        return
+    began = time.time()
+    if args.stage in ("data", "all"):
+        make_data(args)
+    if args.stage in ("train", "all"):
+        recipe = Recipe(
+            seconds_per_batch=args.batch_seconds,
+            learning_rate=args.rate,
+            shares=SHARES,
+            final_shares=FINAL_SHARES,
+            seed=args.seed,
+        )
+        train(args, recipe)
+    if args.stage in ("export", "all"):
+        export(args)
+    if args.stage in ("eval", "all"):
+        from training.tiny_en_card import evaluate
+
+        evaluate(args.out, args.speech / "dev/manifest.jsonl", args.work / "eval.json")
+    print(f"done in {(time.time() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
