@@ -322,7 +322,8 @@ class StreamCall:
             self._counted_s = heard_s
         connection = self._connection
         if connection is None or connection.generation != generation:
-            if ended is not None and connection is None and not self._resumable:
+            # Non-resumable sessions are always settled.
+            if ended is not None and connection is None and self.session.settled:
                 self._over.set()
             return
         for text in texts:
