@@ -41,7 +41,6 @@ def test_a_row_names_functions_that_exist(row):
         assert next(iter(inspect.signature(made).parameters)) == "choice"
 
 
-@pytest.mark.xfail(strict=True, reason="pyproject.toml does not have these extras yet")
 def test_the_rows_name_extras_of_this_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {row.extra for row in SYSTEMS.values() if row.extra is not None}
