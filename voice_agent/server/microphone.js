@@ -51,7 +51,13 @@ class Microphone {
   }
 
   leave() {
-    this.#close();
+    // Without a track-stopped, which the page would take for a muted microphone.
+    this.#stopTracks();
+    if (this.#meter) {
+      clearInterval(this.#meter.timer);
+      this.#meter.context.close();
+      this.#meter = null;
+    }
   }
 
   participants() {
@@ -153,17 +159,6 @@ class Microphone {
     this.#source?.stop();
     this.#lent?.stop();
     this.#source = this.#lent = null;
-  }
-
-  #close() {
-    const track = this.#lent;
-    this.#stopTracks();
-    if (track) this.#emit("track-stopped", { type: "audio", track, participant: LOCAL });
-    if (this.#meter) {
-      clearInterval(this.#meter.timer);
-      this.#meter.context.close();
-      this.#meter = null;
-    }
   }
 
   async #selected() {
