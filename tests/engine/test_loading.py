@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,8 @@ from voice_agent.engine import (
 )
 from voice_agent.engine.checkpoint import read_nemo
 from voice_agent.engine.chunks import Chunks
+from voice_agent.engine.indic_conformer import IndicConformerRecognizer
+from voice_agent.models import HERE, locate
 
 
 @pytest.fixture(params=["engine", "nemo"])
@@ -153,3 +157,65 @@ def test_a_device_that_is_not_there_is_named(device, random_model):
         pytest.skip("this machine has a GPU")
     with pytest.raises(EngineError, match=f"'{device}'"):
         load_recognizer(str(random_model[1]), device=device)
+
+
+def test_tiny_kn_is_an_indic_conformer():
+    recognizer = load_recognizer("tiny-kn", device="cpu")
+    assert isinstance(recognizer, IndicConformerRecognizer)
+    assert recognizer.name == "tiny-kn" and recognizer.languages == ("kn",)
+    recognizer.close()
+
+
+def test_a_folder_in_indic_conformers_layout_is_known_by_its_files():
+    recognizer = load_recognizer(str(HERE / "tiny-kn"), device="cpu")
+    assert recognizer.languages == ("kn",)
+    recognizer.close()
+
+
+def test_a_folder_that_lacks_some_of_indic_conformers_files_says_which(tmp_path):
+    (tmp_path / "language_masks.json").write_text("{}")
+    with pytest.raises(ModelNotFound, match=r"lacks preprocessor\.ts, encoder\.onnx"):
+        load_recognizer(str(tmp_path), device="cpu")
+
+
+def test_a_nemo_file_of_ai4bharats_is_known_by_its_tokenizer(tmp_path):
+    from tests.engine.test_indic_nemo_file import write
+    from training.kannada_text import train_tokens
+    from training.tiny_kn import all_letters
+
+    train_tokens(all_letters() * 2, tmp_path / "tokens.model")
+    path = tmp_path / "hybrid.nemo"
+    write(path, (tmp_path / "tokens.model").read_bytes(), ("kn", "hi"))
+    recognizer = load_recognizer(str(path), device="cpu")
+    assert isinstance(recognizer, IndicConformerRecognizer)
+    assert sorted(recognizer.languages) == ["hi", "kn"]
+    recognizer.close()
+
+
+def test_ai4bharats_gated_repository_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFound, match="hf download ai4bharat/indic-conformer-600m"):
+        load_recognizer("ai4bharat/indic-conformer-600m-multilingual", device="cpu")
+
+
+def test_options_that_an_indic_conformer_does_not_have_are_named():
+    with pytest.raises(ValueError, match="tiny-kn hears whole segments"):
+        load_recognizer("tiny-kn", device="cpu", right_context=1)
+    with pytest.raises(EngineError, match="neither a backend nor a dtype"):
+        load_recognizer("tiny-kn", device="cpu", backend="nemo")
+
+
+def test_a_language_identifier_is_no_recogniser():
+    with pytest.raises(UnsupportedCheckpoint, match="tiny-lid: it tells languages apart"):
+        load_recognizer("tiny-lid", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["tiny-kn", "tiny-lid"])
+def test_an_embedded_file_that_was_damaged_is_named(name, monkeypatch, tmp_path):
+    shutil.copytree(HERE / "tiny-kn", tmp_path / "tiny-kn")
+    for file in (tmp_path / "tiny-kn" / "assets" / "encoder.onnx", tmp_path / "tiny-lid.onnx"):
+        file.write_bytes(b"damaged")
+    monkeypatch.setattr("voice_agent.models.HERE", tmp_path)
+    with pytest.raises(CorruptCheckpoint, match=rf"{name}.*\.onnx is damaged"):
+        locate(name)

@@ -40,7 +40,7 @@ class Row:
     """One line of the table, with the conditions that it holds under."""
 
     model: str
-    right_context: int
+    right_context: int | None
     final_pass: str
     source: str
     clips: int
@@ -187,9 +187,10 @@ def run(
     rows: list[Row] = []
     print("| right context | final | clips | words | WER % [95 %] | RTF | source |")
     print("|---|---|---|---|---|---|---|")
-    passes = [(r, "stream") for r in right_contexts or recognizer.right_contexts]
-    if full:
-        passes.append((min(r for r, _ in passes), "full"))
+    rights = right_contexts or list(recognizer.right_contexts)
+    passes: list[tuple[int | None, str]] = [(r, "stream") for r in rights or (None,)]
+    if full and rights:
+        passes.append((min(rights), "full"))
     for right, final_pass in passes:
         with console.status(f"{len(clips)} clips at right context {right}, {final_pass} final"):
             options = StreamOptions(

@@ -28,12 +28,14 @@ class IndicConformerRecognizer:
         name: what the model was asked for by.
         languages: codes that it writes, e.g. "kn".
         streaming: False: partials come from decoding again.
+        right_contexts: none to choose: whole pieces are heard.
         device: where it computes.
         language: of streams that name none.
         schedule: when a growing segment is decoded again.
     """
 
     streaming = False
+    right_contexts: tuple[int, ...] = ()
 
     def __init__(
         self,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voice_agent.engine.errors import EngineError
+from voice_agent.engine.errors import EngineError, UnsupportedCheckpoint
 
 if TYPE_CHECKING:
     import torch
 
     from voice_agent.engine.checkpoint import Checkpoint
+    from voice_agent.engine.indic_conformer import IndicConformerRecognizer
     from voice_agent.engine.nemotron import NemotronRecognizer
     from voice_agent.engine.scheduler import Runner
 
@@ -55,8 +56,11 @@ def load_recognizer(
     slots: int | None = None,
     backend: Backend = "engine",
     dtype: str | None = None,
-) -> NemotronRecognizer:
+) -> NemotronRecognizer | IndicConformerRecognizer:
     """Load a model and start its engine thread. Slow (seconds): not for an event loop.
+
+    IndicConformer's models (the embedded `tiny-kn`, a directory in its layout, AI4Bharat's id and
+    `.nemo` files) go to `load_indic_conformer`, which offers more to choose.
 
     Args:
         model: an embedded model's name, a `.nemo` file, a Hugging Face directory, or a Hugging
@@ -74,19 +78,30 @@ def load_recognizer(
         ModelNotFound: no such model; the message says how to get it.
         CorruptCheckpoint: the file is damaged.
         UnsupportedCheckpoint: a shape that the engine does not serve.
-        EngineError: the device cannot be used.
+        EngineError: the device cannot be used, or `backend` is not one for this model.
         ValueError: a right context that the checkpoint was not trained for.
     """
     import torch
 
     from voice_agent.engine.checkpoint import read_nemo
     from voice_agent.engine.hf import read_hf
+    from voice_agent.engine.indic.layout import is_layout
+    from voice_agent.engine.indic.nemo_file import is_multilingual
     from voice_agent.engine.nemotron import NemotronRecognizer
-    from voice_agent.models import locate
+    from voice_agent.models import KNOWN, locate
 
+    if model in KNOWN and KNOWN[model].identifies:
+        raise UnsupportedCheckpoint(
+            model, "it tells languages apart and writes none; the language gate asks it"
+        )
+    if is_layout(model):
+        return _indic_conformer(model, model, device, right_context, slots, backend, dtype)
     where = pick_device(device)
-    slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
     found = locate(model)
+    if found.path.is_file() and is_multilingual(found.path):
+        path = str(found.path)
+        return _indic_conformer(model, path, device, right_context, slots, backend, dtype)
+    slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
     try:
         if found.path.is_dir():
             checkpoint = read_hf(found.path, name=model)
@@ -106,6 +121,24 @@ def load_recognizer(
         right_context=right_context,
         languages=found.languages,
     )
+
+
+def _indic_conformer(
+    name: str,
+    model: str,
+    device: str,
+    right_context: int | None,
+    slots: int | None,
+    backend: str,
+    dtype: str | None,
+) -> IndicConformerRecognizer:
+    from voice_agent.engine.indic_conformer import load_indic_conformer
+
+    if right_context is not None:
+        raise ValueError(f"{name} hears whole segments: it has no right_context")
+    if backend != "engine" or dtype is not None:
+        raise EngineError(f"{name} is an IndicConformer: it takes neither a backend nor a dtype")
+    return load_indic_conformer(model, device=device, slots=slots or CPU_SLOTS)
 
 
 def _runner(

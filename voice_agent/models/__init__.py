@@ -23,9 +23,10 @@ class ModelInfo:
     Attributes:
         name: what to write after `--model`.
         kind: "embedded" or "hub".
-        file: file (embedded: beside this module; hub: in the repository).
+        file: file or folder (embedded: beside this module; hub: in the repository).
         languages: BCP-47 codes.
         summary: one line.
+        identifies: whether it tells languages apart, rather than transcribe.
     """
 
     name: str
@@ -33,7 +34,13 @@ class ModelInfo:
     file: str
     languages: tuple[str, ...]
     summary: str
+    identifies: bool = False
 
+
+INDIC = (
+    *("as", "bn", "brx", "doi", "gu", "hi", "kn", "kok", "ks", "mai", "ml"),
+    *("mni", "mr", "ne", "or", "pa", "sa", "sat", "sd", "ta", "te", "ur"),
+)
 
 KNOWN = {
     info.name: info
@@ -44,6 +51,21 @@ KNOWN = {
             "tiny-en.nemo",
             ("en",),
             "cache-aware FastConformer-RNNT, ~10 M parameters; for demonstrations and tests",
+        ),
+        ModelInfo(
+            "tiny-kn",
+            "embedded",
+            "tiny-kn",
+            ("kn",),
+            "Kannada in IndicConformer's layout; hears espeak-ng, and people hardly: for tests",
+        ),
+        ModelInfo(
+            "tiny-lid",
+            "embedded",
+            "tiny-lid.onnx",
+            ("en", "kn"),
+            "tells English, Kannada and all else apart, for the language gate; writes nothing",
+            identifies=True,
         ),
         ModelInfo(
             "nvidia/nemotron-speech-streaming-en-0.6b",
@@ -58,6 +80,13 @@ KNOWN = {
             "model.safetensors",
             (),
             "NVIDIA Nemotron 3.5, 40 locales by prompt or by ear (not Kannada), 0.6 B parameters",
+        ),
+        ModelInfo(
+            "ai4bharat/indic-conformer-600m-multilingual",
+            "hub",
+            "assets/encoder.onnx",
+            INDIC,
+            "IndicConformer, 22 languages of India, 0.6 B parameters; gated: accept its licence",
         ),
     )
 }
@@ -113,16 +142,21 @@ def _in_folder(model: str, path: Path) -> Path:
 
 
 def _embedded(info: ModelInfo) -> Path:
-    path = HERE / info.file
-    if not path.is_file():
-        raise ModelNotFound(info.name, f"{path} is missing; reinstall the package")
-    expected = checksums().get(info.file)
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    if expected != actual:
-        raise CorruptCheckpoint(
-            info.name, f"{path} is damaged (its SHA-256 differs); reinstall the package"
-        )
-    return path
+    whole = HERE / info.file
+    expected = {
+        name: digest
+        for name, digest in checksums().items()
+        if name == info.file or name.startswith(f"{info.file}/")
+    }
+    for name in expected or (info.file,):
+        path = HERE / name
+        if not path.is_file():
+            raise ModelNotFound(info.name, f"{path} is missing; reinstall the package")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected.get(name):
+            raise CorruptCheckpoint(
+                info.name, f"{path} is damaged (its SHA-256 differs); reinstall the package"
+            )
+    return whole
 
 
 def checksums() -> dict[str, str]:
@@ -187,7 +221,7 @@ def describe() -> list[ModelStatus]:
 def _status(info: ModelInfo) -> ModelStatus:
     if info.kind == "embedded":
         path = HERE / info.file
-        return ModelStatus(info, path if path.is_file() else None, "comes with the package")
+        return ModelStatus(info, path if path.exists() else None, "comes with the package")
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(info.name, info.file)

@@ -71,6 +71,15 @@ class Layout:
         return self.assets / name
 
 
+def is_layout(model: str) -> bool:
+    """Whether a name is a model in this layout; `find` then finds it, or says what is missing."""
+    if model == EMBEDDED or model.lower().startswith("ai4bharat/indic-conformer-"):
+        return True
+    folder = Path(model).expanduser()
+    own = ("encoder.onnx", "language_masks.json")
+    return any((place / name).is_file() for place in (folder, folder / "assets") for name in own)
+
+
 def find(model: str) -> Path:
     """The directory of a model.
 
@@ -83,7 +92,9 @@ def find(model: str) -> Path:
         CorruptCheckpoint: an embedded file differs from its checksum.
     """
     if model == EMBEDDED:
-        return _embedded()
+        from voice_agent.models import locate
+
+        return locate(model).path
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -94,26 +105,6 @@ def find(model: str) -> Path:
         "no such directory; give --indic-path a directory with IndicConformer's files, the "
         f"Hugging Face id {HUB_ID}, or {EMBEDDED}",
     )
-
-
-def _embedded() -> Path:
-    import hashlib
-
-    from voice_agent.models import HERE, checksums
-
-    folder = HERE / EMBEDDED
-    expected = {name: digest for name, digest in checksums().items() if name.startswith("tiny-kn/")}
-    if not expected:
-        raise ModelNotFound(EMBEDDED, "it is not in this package; reinstall the package")
-    for name, digest in expected.items():
-        file = HERE / name
-        if not file.is_file():
-            raise ModelNotFound(EMBEDDED, f"{file} is missing; reinstall the package")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            raise CorruptCheckpoint(
-                EMBEDDED, f"{file} is damaged (its SHA-256 differs); reinstall the package"
-            )
-    return folder
 
 
 def _from_hub(model: str) -> Path:

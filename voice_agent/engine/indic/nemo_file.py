@@ -110,6 +110,23 @@ class NemoBackend:
         ]
 
 
+def is_multilingual(path: Path) -> bool:
+    """Whether a `.nemo` file is one of AI4Bharat's, by the tokenizer that their fork names."""
+    import zlib
+
+    import yaml
+
+    try:
+        with tarfile.open(path, "r:*") as tar:
+            for info in tar:
+                if PurePosixPath(info.name).name == CONFIG and info.isfile():
+                    tokenizer = yaml.safe_load(_content(tar, info)).get("tokenizer") or {}
+                    return bool(tokenizer.get("type") == "multilingual")
+    except (OSError, tarfile.TarError, EOFError, zlib.error, yaml.YAMLError, AttributeError):
+        pass  # whoever reads it next says what is wrong with it
+    return False
+
+
 def _read(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
     """The config, the state dict, and the SentencePiece model of each language ("" for one)."""
     import pickle

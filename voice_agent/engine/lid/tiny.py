@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from voice_agent.engine.errors import CorruptCheckpoint, ModelNotFound
 from voice_agent.engine.lid.base import LanguageScores, speech_seconds
 from voice_agent.engine.lid.features import WINDOW, log_mel
 from voice_agent.engine.recognizer import SAMPLE_RATE, as_float32
+from voice_agent.models import locate
 
 NAME = "tiny-lid"
 LONGEST_S = 4.0
@@ -37,7 +37,7 @@ class TinyIdentifier:
         import onnxruntime
 
         self.name = NAME if path is None else path.stem
-        path = path or _embedded()
+        path = path or locate(NAME).path
         if not path.is_file():
             raise ModelNotFound(NAME, f"{path} does not exist; reinstall the package")
         options = onnxruntime.SessionOptions()
@@ -70,16 +70,3 @@ class TinyIdentifier:
         for language, p in zip(self._classes, chance, strict=True):
             posteriors[language] += float(p)
         return LanguageScores(posteriors, speech_s)
-
-
-def _embedded() -> Path:
-    from voice_agent.models import HERE, checksums
-
-    path = HERE / f"{NAME}.onnx"
-    if not path.is_file():
-        raise ModelNotFound(NAME, f"{path} is missing; reinstall the package")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != checksums().get(path.name):
-        raise CorruptCheckpoint(
-            NAME, f"{path} is damaged (its SHA-256 differs); reinstall the package"
-        )
-    return path
