@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.support.checkpoints import random_nemo
 from tests.support.scripted import ScriptedRecognizer
 from voice_agent.cli import main
 from voice_agent.cli.errors import sentence
@@ -50,12 +49,6 @@ def scripted(monkeypatch):
     monkeypatch.setattr("voice_agent.engine.load_recognizer", load)
     yield made
     made.close()
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> str:
-    """A small model in the real format, with random weights."""
-    return str(random_nemo(tmp_path_factory.mktemp("checkpoint"))[1])
 
 
 # Help

@@ -1,0 +1,13 @@
+"""What tests of several folders need."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> str:
+    """A `.nemo` file of the real format, small and with random weights."""
+    from tests.support.checkpoints import random_nemo
+
+    return str(random_nemo(tmp_path_factory.mktemp("checkpoint"))[1])
