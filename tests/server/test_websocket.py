@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -57,9 +59,28 @@ async def test_the_example_client_gets_captions_and_a_reply(server, clip, tmp_pa
         server.ws_url, str(tmp_path / "said.wav"), str(tmp_path / "reply.wav")
     )
     assert finals == [SAID]
-    assert "you   ... it was" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    assert "you   ... it was" in shown
+    assert f"you   {SAID}  (en)" in shown
+    assert shown.count(f"agent You said: {SAID}.") == 1
     reply, _ = soundfile.read(tmp_path / "reply.wav")
     assert np.abs(reply).max() > 0.05
+
+
+def test_the_example_is_a_command(server, speech_file, tmp_path):
+    speech, rate = soundfile.read(speech_file, dtype="int16")
+    soundfile.write(tmp_path / "said.wav", speech[rate : round(2.95 * rate)], rate)
+    ran = subprocess.run(
+        [
+            *(sys.executable, "examples/websocket_client.py", tmp_path / "said.wav"),
+            *("--url", server.ws_url, "--reply", tmp_path / "reply.wav"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert f"you   {SAID}  (en)" in ran.stdout
+    assert (tmp_path / "reply.wav").stat().st_size > 10_000
 
 
 async def test_a_full_house_is_close_1013_with_the_reason(server):
