@@ -68,6 +68,7 @@ class Api:
         metrics: counts.
         limits: of one websocket client.
         new_vad: makes a stream's VAD.
+        files: threads for recordings, one each, as they block.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Api:
         self.new_vad = new_vad
         # VAD and decoding let go of the GIL, so as many threads as cores are of use.
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="sessions")
+        self.files = ThreadPoolExecutor(agent.sessions.limit, thread_name_prefix="files")
         self.metrics.watch(agent.sessions, lambda: agent.recognizer)
 
     @property
@@ -202,7 +204,8 @@ class Api:
 
     def close(self) -> None:
         """Let the threads go; sessions must be over."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self.files):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 async def deny(ws: WebSocket, response: Response) -> None:
