@@ -21,7 +21,7 @@ from voice_agent.engine.recognizer import (
     deliver_here,
 )
 
-LEVELS = {"en": 0.2, "kn": 0.4, "hi": 0.6, "noise": 0.8}
+LEVELS = {"en": 0.2, "kn": 0.4, "hi": 0.6, "noise": 0.8, "silence": 0.0}
 
 
 def speech(language: str, seconds: float) -> np.ndarray:
@@ -132,7 +132,7 @@ class LevelIdentifier:
         loud = pcm[np.abs(pcm) > 0.01]
         total = max(1, loud.size)
         share = {
-            code: float(np.isclose(loud, LEVELS[code]).sum()) / total
+            code: float(np.isclose(loud, LEVELS[code], atol=1e-3).sum()) / total
             for code in self.languages
             if code in LEVELS
         }

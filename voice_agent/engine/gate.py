@@ -33,7 +33,14 @@ from voice_agent.engine.recognizer import (
     deliver_here,
 )
 
-__all__ = ["GateEvent", "GateSettings", "GateTrouble", "GatedRecognizer", "LanguageDecided"]
+__all__ = [
+    "GateEvent",
+    "GateSettings",
+    "GateTrouble",
+    "GatedRecognizer",
+    "LanguageDecided",
+    "load_gate",
+]
 
 
 class GatedRecognizer:
@@ -149,3 +156,50 @@ class GatedRecognizer:
         for recognizer in {id(r): r for r in self.recognizers.values()}.values():
             recognizer.close()
         self._ear.stop()
+
+
+def load_gate(
+    models: Mapping[str, str | Recognizer],
+    *,
+    identifier: str = "embedded",
+    identifier_model: str | None = None,
+    device: str = "auto",
+    slots: int | None = None,
+    settings: GateSettings | None = None,
+) -> GatedRecognizer:
+    """Load recognisers and an identifier. Slow (seconds): not for an event loop.
+
+    Args:
+        models: by language, the default first: a model as `load_recognizer` takes it, or a
+            recogniser that is loaded. A model that is named for several languages is loaded once.
+        identifier: backend, one of `voice_agent.engine.lid.BACKENDS`.
+        identifier_model: path or name that the backend knows; None for its own.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        slots: streams of each recogniser at most; None for its default.
+        settings: of the gate.
+
+    Raises:
+        ModelError, EngineError: as `load_recognizer` and `load_language_identifier`.
+        ValueError: languages that do not fit the parts, named. What was loaded is closed again.
+    """
+    from voice_agent.engine.lid import load_language_identifier
+    from voice_agent.engine.loading import load_recognizer
+
+    loaded: dict[str, Recognizer] = {}
+    try:
+        for model in models.values():
+            if isinstance(model, str) and model not in loaded:
+                loaded[model] = load_recognizer(model, device=device, slots=slots)
+        parts = {
+            code: loaded[model] if isinstance(model, str) else model
+            for code, model in models.items()
+        }
+        for code, part in parts.items():
+            if part.languages and code not in part.languages:
+                raise ValueError(f"{part.name} writes {', '.join(part.languages)}, not {code!r}")
+        judge = load_language_identifier(identifier, model=identifier_model, device=device)
+        return GatedRecognizer(parts, judge, default=next(iter(parts), ""), settings=settings)
+    except Exception:
+        for recognizer in loaded.values():
+            recognizer.close()
+        raise

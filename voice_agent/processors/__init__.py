@@ -9,14 +9,16 @@ _HOMES = {
     "AudioChunker": "chunker",
     "Captions": "captions",
     "LanguageFollower": "language",
+    "LanguageGate": "language_gate",
 }
 
 if TYPE_CHECKING:
     from voice_agent.processors.captions import Captions
     from voice_agent.processors.chunker import AudioChunker
     from voice_agent.processors.language import LanguageFollower
+    from voice_agent.processors.language_gate import LanguageGate
 
-__all__ = ["AudioChunker", "Captions", "LanguageFollower"]
+__all__ = ["AudioChunker", "Captions", "LanguageFollower", "LanguageGate"]
 
 
 def __getattr__(name: str) -> Any:

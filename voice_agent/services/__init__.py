@@ -9,6 +9,8 @@ _HOMES = {
     "EchoLLMService": "echo_llm",
     "EspeakTTSService": "espeak",
     "EspeakTTSSettings": "espeak",
+    "IndicConformerSTTService": "indic_conformer",
+    "LanguageGate": "language_gate",
     "NemotronSTTService": "nemotron",
     "NemotronSTTSettings": "nemotron",
     "RecognizerSTTService": "recognizer_stt",
@@ -21,6 +23,8 @@ _HOMES = {
 if TYPE_CHECKING:
     from voice_agent.services.echo_llm import EchoLLMService
     from voice_agent.services.espeak import EspeakTTSService, EspeakTTSSettings
+    from voice_agent.services.indic_conformer import IndicConformerSTTService
+    from voice_agent.services.language_gate import LanguageGate
     from voice_agent.services.llm import build_llm
     from voice_agent.services.nemotron import NemotronSTTService, NemotronSTTSettings
     from voice_agent.services.recognizer_stt import RecognizerSTTService, RecognizerSTTSettings
@@ -31,6 +35,8 @@ __all__ = [
     "EchoLLMService",
     "EspeakTTSService",
     "EspeakTTSSettings",
+    "IndicConformerSTTService",
+    "LanguageGate",
     "NemotronSTTService",
     "NemotronSTTSettings",
     "RecognizerSTTService",
