@@ -38,6 +38,7 @@ CONNECT_LIMIT_S = 30.0
 _LEAD_IN_S = 0.5  # silence before the clip, as somebody who takes a breath
 _QUIET_S = 1.5  # after which the agent has said what it had to say
 _VOICE_RMS = 0.005  # of full scale: above Opus' noise on silence, below any speech
+_EARLY_S = 0.3  # by which the server may hold a phrase for ended before `Clip` does
 _NEW_ONSET_S = 0.4  # silence after which the agent's voice counts as a new answer
 
 
@@ -251,8 +252,15 @@ class _Call:
     def _on_quiet(self) -> None:
         """The agent is silent: was that its answer to the whole clip?"""
         self._quiet_timer = None
-        if self._mic.done.is_set() and self._last_voice > self._last_final > float("-inf"):
+        if self._mic.done.is_set() and self._last_voice > self._last_final > self._all_said_at():
             self._answered.set()
+
+    def _all_said_at(self) -> float:
+        """When a final may be that of the clip's last phrase, on the clock of `monotonic`."""
+        ends = self._clip.speech_ends_s
+        if self._mic.started_at is None or not ends:
+            return float("-inf")
+        return self._mic.started_at + ends[-1] - _EARLY_S
 
     def _on_message(self, raw: str | bytes) -> None:
         message = json.loads(raw)

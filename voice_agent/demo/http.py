@@ -51,4 +51,5 @@ def ask(url: str, body: dict[str, Any] | None = None, *, limit_s: float) -> dict
             answer = parsed if isinstance(parsed, dict) else {}
         raise HttpError(error.code, str(answer.get("detail", text)), answer) from error
     except (OSError, ValueError) as error:  # URLError is an OSError
-        raise HttpError(None, f"{url} cannot be reached: {error}", {}) from error
+        why = getattr(error, "reason", error)
+        raise HttpError(None, f"{url} cannot be reached: {why}", {}) from error
