@@ -7,7 +7,6 @@ it is told.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from functools import cache
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from pipecat.workers.runner import WorkerRunner
 
 from tests.support.scripted import ScriptedRecognizer
 from tests.support.transport import Wire
+from tests.support.voice import speech
 from voice_agent import alternatives, engine
-from voice_agent.audio import MonoResampler
 from voice_agent.config import ConfigError, load_settings
 from voice_agent.pipeline import build_worker, load_recognizer, load_shared_recognizer
 from voice_agent.services import NemotronSTTService
@@ -26,23 +25,10 @@ SCRIPT = [(0.4, "it was"), (0.8, "it was the best")]
 FAST = {"turn.smart": False, "turn.pause_s": 0.2}
 
 
-@cache
-def speech() -> np.ndarray:
+@pytest.fixture(scope="module")
+def said() -> np.ndarray:
     """Two seconds of a caller's voice, then one of silence."""
-
-    async def say() -> bytes:
-        text = "It was the best of times."
-        return b"".join([piece async for piece in espeak_ng().speak(text, "en-us", rate=0.9)])
-
-    pcm = asyncio.new_event_loop().run_until_complete(asyncio.wait_for(say(), 10))
-    voice = MonoResampler().process(pcm, espeak_ng().sample_rate)
-    return np.concatenate([voice, np.zeros(16_000, np.int16)])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caller():
-    """Synthesised before any test's loop runs."""
-    return speech()
+    return np.concatenate([speech(), np.zeros(16_000, np.int16)])
 
 
 class Call:
@@ -82,16 +68,18 @@ def finals(wire: Wire) -> list[dict]:
     return wire.told("server-message", type="caption", final=True)
 
 
-def said(wire: Wire) -> list[str]:
+def answers(wire: Wire) -> list[str]:
     """The agent's sentences."""
     return [data["text"] for data in wire.told("bot-tts-text")]
 
 
-async def test_a_call_from_greeting_to_answer():
+async def test_a_call_from_greeting_to_answer(said):
     async with call(ScriptedRecognizer(SCRIPT), greeting="Hello there.") as it:
-        await it.wire.until(lambda: said(it.wire) == ["Hello there."])
-        await it.wire.say(speech())
-        await it.wire.until(lambda: said(it.wire) == ["Hello there.", "You said: it was the best."])
+        await it.wire.until(lambda: answers(it.wire) == ["Hello there."])
+        await it.wire.say(said)
+        await it.wire.until(
+            lambda: answers(it.wire) == ["Hello there.", "You said: it was the best."]
+        )
         await it.wire.until(lambda: it.wire.told("bot-stopped-speaking"))
     wire = it.wire
     assert wire.rate == 24_000
@@ -109,13 +97,13 @@ async def test_a_call_from_greeting_to_answer():
     assert wire.told("user-llm-text") == [{"text": "it was the best"}]
 
 
-async def test_smart_turn_ends_the_turn_too():
+async def test_smart_turn_ends_the_turn_too(said):
     async with call(ScriptedRecognizer(SCRIPT), **{"turn.smart": True}) as it:
-        await it.wire.say(np.concatenate([speech(), np.zeros(48_000, np.int16)]))
-        await it.wire.until(lambda: said(it.wire) == ["You said: it was the best."])
+        await it.wire.say(np.concatenate([said, np.zeros(48_000, np.int16)]))
+        await it.wire.until(lambda: answers(it.wire) == ["You said: it was the best."])
 
 
-async def test_kannada_is_answered_in_kannada_by_a_kannada_voice(monkeypatch):
+async def test_kannada_is_answered_in_kannada_by_a_kannada_voice(monkeypatch, said):
     voices = []
     speak = type(espeak_ng()).speak
 
@@ -126,20 +114,20 @@ async def test_kannada_is_answered_in_kannada_by_a_kannada_voice(monkeypatch):
     monkeypatch.setattr(type(espeak_ng()), "speak", spy)
     recognizer = ScriptedRecognizer([(0.4, "ನಮಸ್ಕಾರ")], speaks="kn")
     async with call(recognizer, greeting="Hello.") as it:
-        await it.wire.say(speech())
-        await it.wire.until(lambda: len(said(it.wire)) == 2)
+        await it.wire.say(said)
+        await it.wire.until(lambda: len(answers(it.wire)) == 2)
     assert voices == [("Hello.", "en"), ("ನೀವು ಹೇಳಿದ್ದು: ನಮಸ್ಕಾರ.", "kn")]
     assert finals(it.wire)[0]["language"] == "kn"
 
 
-async def test_speech_cuts_the_agent_off():
+async def test_speech_cuts_the_agent_off(said):
     long = " ".join(["and so on and so forth"] * 30)  # most of a minute
     recognizer = ScriptedRecognizer([(0.4, long)], [(0.4, "stop")])
     async with call(recognizer) as it:
-        await it.wire.say(speech())
+        await it.wire.say(said)
         await it.wire.until(lambda: it.wire.voice_s() > 0.5)
-        await it.wire.say(speech())
-        await it.wire.until(lambda: said(it.wire)[-1:] == ["You said: stop."])
+        await it.wire.say(said)
+        await it.wire.until(lambda: answers(it.wire)[-1:] == ["You said: stop."])
         assert it.wire.told("bot-stopped-speaking")
         assert it.wire.voice_s() < 10
     assert [caption["text"] for caption in finals(it.wire)] == [long, "stop"]
@@ -158,10 +146,10 @@ async def test_a_full_recogniser_ends_the_call():
         await it.over()
 
 
-async def test_the_call_ends_when_its_client_leaves():
+async def test_the_call_ends_when_its_client_leaves(said):
     recognizer = ScriptedRecognizer(SCRIPT)
     async with call(recognizer) as it:
-        await it.wire.say(speech()[:8000])
+        await it.wire.say(said[:8000])
         await it.wire.disconnect()
         await it.over()
     assert recognizer.streams == []
@@ -172,20 +160,20 @@ async def test_a_call_in_which_nobody_speaks_ends():
         await it.over()
 
 
-async def test_calls_share_one_recogniser():
+async def test_calls_share_one_recogniser(said):
     recognizer = ScriptedRecognizer(SCRIPT, slots=2)
     async with call(recognizer) as one, call(recognizer) as other:
-        await asyncio.gather(one.wire.say(speech()), other.wire.say(speech()))
+        await asyncio.gather(one.wire.say(said), other.wire.say(said))
         for it in (one, other):
             await it.wire.until(lambda wire=it.wire: finals(wire))
     assert recognizer.streams == []
 
 
-async def test_another_stt_service_may_take_the_place_of_ours():
+async def test_another_stt_service_may_take_the_place_of_ours(said):
     mine = ScriptedRecognizer([(0.4, "mine")])
     stt = NemotronSTTService(recognizer=mine)
     async with call(ScriptedRecognizer(SCRIPT), stt=stt) as it:
-        await it.wire.say(speech())
+        await it.wire.say(said)
         await it.wire.until(lambda: finals(it.wire))
     assert finals(it.wire)[0]["text"] == "mine"
 
@@ -240,10 +228,10 @@ async def test_another_system_is_loaded_by_its_name_and_with_its_own_default_mod
     assert (choice.language, choice.slots) == ("en", 3)
 
 
-async def test_another_systems_recogniser_transcribes_the_call(loads):
+async def test_another_systems_recogniser_transcribes_the_call(loads, said):
     settings = {"stt.name": "faster-whisper"}
     recognizer = load_recognizer(load_settings(overrides=settings))
     async with call(recognizer, **settings) as it:
-        await it.wire.say(speech())
+        await it.wire.say(said)
         await it.wire.until(lambda: finals(it.wire))
     assert finals(it.wire)[0]["text"] == "it was the best"

@@ -5,7 +5,8 @@
 
 The VAD stands before the recogniser, so that its frames arrive in order with the audio and do
 not wait for anything downstream. Weights are loaded once per process (`load_shared_recognizer`)
-before any call; what a call needs besides them, `build_worker` loads on a thread.
+before any call; what a call needs besides them, `build_worker` loads on a thread. Importing this
+module takes seconds, so a server does that on a thread, too.
 """
 
 from __future__ import annotations
@@ -16,79 +17,52 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from voice_agent.config import DEFAULT_LANGUAGE, DEFAULT_SYSTEM
+from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
+from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADParams
+from pipecat.frames.frames import TTSSpeakFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
+from pipecat.processors.audio.vad_processor import VADProcessor
+from pipecat.turns.user_start import VADUserTurnStartStrategy
+from pipecat.turns.user_stop import (
+    BaseUserTurnStopStrategy,
+    SpeechTimeoutUserTurnStopStrategy,
+    TurnAnalyzerUserTurnStopStrategy,
+)
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+
+from voice_agent.audio import SAMPLE_RATE
+from voice_agent.config import DEFAULT_LANGUAGE, DEFAULT_SYSTEM, Settings
+from voice_agent.engine.recognizer import Recognizer
+from voice_agent.processors import AudioChunker, Captions, LanguageFollower
+from voice_agent.recognizers import load_recognizer, load_shared_recognizer
+from voice_agent.services import (
+    NemotronSTTService,
+    RecognizerSTTService,
+    build_llm,
+    build_tts,
+    llm_delta,
+    tts_delta,
+)
 
 if TYPE_CHECKING:
-    from pipecat.audio.vad.vad_analyzer import VADAnalyzer
     from pipecat.observers.base_observer import BaseObserver
-    from pipecat.pipeline.worker import PipelineWorker
-    from pipecat.processors.frame_processor import FrameProcessor
     from pipecat.services.llm_service import LLMService
     from pipecat.services.stt_service import STTService
     from pipecat.services.tts_service import TTSService
     from pipecat.transports.base_transport import BaseTransport
-    from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-    from voice_agent.config import Settings
-    from voice_agent.engine.recognizer import Recognizer
+__all__ = ["AUDIO_OUT_SAMPLE_RATE", "build_worker", "load_recognizer", "load_shared_recognizer"]
 
-SAMPLE_RATE = 16_000
 AUDIO_OUT_SAMPLE_RATE = 24_000
 """Samples a second that the agent speaks in; transports resample to what they send."""
-
-
-def load_recognizer(settings: Settings) -> Recognizer:
-    """Load a recogniser of one's own. Blocks; see `load_shared_recognizer` for an event loop.
-
-    Args:
-        settings: `stt` says which system and model, where it runs, and its default look-ahead;
-            `slots` how many streams it must hold.
-
-    Raises:
-        EngineError: a model, package, key or server that is missing; the message says what
-            supplies it.
-    """
-    stt = settings.stt
-    if stt.name == DEFAULT_SYSTEM:
-        from voice_agent import engine
-
-        return engine.load_recognizer(
-            stt.model, device=stt.device, right_context=stt.right_context, slots=settings.slots
-        )
-    from voice_agent import alternatives
-
-    choice = alternatives.Choice(
-        model=stt.named_model,
-        device=stt.device,
-        language=settings.spoken_language,
-        url=stt.url,
-        api_key=stt.api_key.get_secret_value() if stt.api_key is not None else None,
-        slots=settings.slots,
-    )
-    return alternatives.load(stt.name, choice)
-
-
-async def load_shared_recognizer(settings: Settings) -> Recognizer:
-    """Load the recogniser that all calls of this process share, or return it if it is loaded.
-
-    Args:
-        settings: as for `load_recognizer`.
-
-    Returns:
-        The recogniser. It lives as long as the process; do not close it between calls.
-
-    Raises:
-        EngineError: as `load_recognizer`.
-    """
-    from voice_agent.services.shared import share
-
-    stt = settings.stt
-    key: tuple[str | None, ...]
-    if stt.name == DEFAULT_SYSTEM:
-        key = (stt.model, stt.device)  # as `shared_recognizer` has it, for services beside ours
-    else:
-        key = (stt.name, stt.named_model, stt.device, stt.url)
-    return await share(key, partial(load_recognizer, settings))
 
 
 async def build_worker(
@@ -120,17 +94,6 @@ async def build_worker(
     Raises:
         ConfigError: an LLM or TTS that cannot be built from the settings, and why.
     """
-    from pipecat.pipeline.pipeline import Pipeline
-    from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
-    from pipecat.processors.aggregators.llm_context import LLMContext
-    from pipecat.processors.aggregators.llm_response_universal import (
-        LLMContextAggregatorPair,
-        LLMUserAggregatorParams,
-    )
-    from pipecat.processors.audio.vad_processor import VADProcessor
-
-    from voice_agent.processors import AudioChunker, Captions
-
     parts = await asyncio.to_thread(_build_parts, settings)
     users, assistants = LLMContextAggregatorPair(
         LLMContext(),
@@ -182,11 +145,6 @@ class _Parts:
 
 def _build_parts(settings: Settings) -> _Parts:
     """On a thread."""
-    from pipecat.audio.vad.silero import SileroVADAnalyzer
-    from pipecat.audio.vad.vad_analyzer import VADParams
-
-    from voice_agent.services import build_llm, build_tts
-
     vad = settings.vad
     return _Parts(
         SileroVADAnalyzer(
@@ -205,19 +163,8 @@ def _build_parts(settings: Settings) -> _Parts:
 
 
 def _turn_strategies(settings: Settings) -> UserTurnStrategies:
-    from pipecat.turns.user_start import VADUserTurnStartStrategy
-    from pipecat.turns.user_stop import (
-        BaseUserTurnStopStrategy,
-        SpeechTimeoutUserTurnStopStrategy,
-        TurnAnalyzerUserTurnStopStrategy,
-    )
-    from pipecat.turns.user_turn_strategies import UserTurnStrategies
-
     stop: BaseUserTurnStopStrategy
     if settings.turn.smart:
-        from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
-        from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
-
         analyzer = LocalSmartTurnAnalyzerV3(
             params=SmartTurnParams(stop_secs=settings.turn.incomplete_pause_s)
         )
@@ -236,8 +183,6 @@ def _turn_timeout_s(settings: Settings) -> float:
 
 
 def _stt_service(settings: Settings, recognizer: Recognizer) -> STTService:
-    from voice_agent.services import NemotronSTTService, RecognizerSTTService
-
     language, pre_roll_s = settings.spoken_language, settings.vad.pre_roll_s
     if settings.stt.name != DEFAULT_SYSTEM:
         return RecognizerSTTService(
@@ -254,11 +199,7 @@ def _stt_service(settings: Settings, recognizer: Recognizer) -> STTService:
     )
 
 
-def _language_follower(settings: Settings) -> FrameProcessor:
-    from voice_agent.processors import LanguageFollower
-    from voice_agent.services.llm import llm_delta
-    from voice_agent.services.tts import tts_delta
-
+def _language_follower(settings: Settings) -> LanguageFollower:
     return LanguageFollower(
         settings.spoken_language,
         for_llm=partial(llm_delta, settings.llm),
@@ -268,7 +209,6 @@ def _language_follower(settings: Settings) -> FrameProcessor:
 
 def _follow_client(transport: BaseTransport, worker: PipelineWorker, greeting: str | None) -> None:
     """Greet whoever comes, and end when they leave."""
-    from pipecat.frames.frames import TTSSpeakFrame
 
     @transport.event_handler("on_client_connected")
     async def on_client_connected(_transport: BaseTransport, _client: Any) -> None:

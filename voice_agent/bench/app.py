@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from voice_agent.bench.lid import lid
 from voice_agent.bench.stt import stt
+from voice_agent.bench.ttfs import ttfs
 
 app = typer.Typer(help="Measure, then claim.", no_args_is_help=True, add_completion=False)
 
@@ -41,4 +43,6 @@ def wer(
     run(manifest, model, device, right_context, full, language, by_source, out)
 
 
+app.command()(lid)
 app.command()(stt)
+app.command()(ttfs)

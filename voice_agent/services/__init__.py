@@ -17,7 +17,9 @@ _HOMES = {
     "RecognizerSTTSettings": "recognizer_stt",
     "build_llm": "llm",
     "build_tts": "tts",
+    "llm_delta": "llm",
     "shared_recognizer": "shared",
+    "tts_delta": "tts",
 }
 
 if TYPE_CHECKING:
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
     from voice_agent.services.espeak import EspeakTTSService, EspeakTTSSettings
     from voice_agent.services.indic_conformer import IndicConformerSTTService
     from voice_agent.services.language_gate import LanguageGate
-    from voice_agent.services.llm import build_llm
+    from voice_agent.services.llm import build_llm, llm_delta
     from voice_agent.services.nemotron import NemotronSTTService, NemotronSTTSettings
     from voice_agent.services.recognizer_stt import RecognizerSTTService, RecognizerSTTSettings
     from voice_agent.services.shared import shared_recognizer
-    from voice_agent.services.tts import build_tts
+    from voice_agent.services.tts import build_tts, tts_delta
 
 __all__ = [
     "EchoLLMService",
@@ -43,7 +45,9 @@ __all__ = [
     "RecognizerSTTSettings",
     "build_llm",
     "build_tts",
+    "llm_delta",
     "shared_recognizer",
+    "tts_delta",
 ]
 
 
