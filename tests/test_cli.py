@@ -1,10 +1,14 @@
 """The command line: quick help, one sentence for every fault, transcripts on stdout."""
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -202,6 +206,37 @@ def test_a_model_that_really_runs_gives_tokens_and_times(noise, checkpoint):
     for segment in transcript["segments"]:
         assert segment["tokens"]
         assert [w["word"] for w in segment["words"]] == segment["text"].split()
+
+
+def test_a_terminal_shows_partials_and_a_bar_and_a_pipe_only_the_transcript(noise, checkpoint):
+    screen, terminal = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the last program that wrote to it is gone
+            while piece := os.read(screen, 1 << 16):
+                shown.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "voice_agent.cli", "transcribe", noise),
+            *("--model", checkpoint, "--one-segment"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(terminal)
+    reader.join(10)
+    os.close(screen)
+    assert ran.returncode == 0, shown.decode()
+    transcript = ran.stdout.decode()
+    assert transcript.endswith("\n") and "\x1b" not in transcript
+    assert b"loading " in shown and b"100%" in shown
+    first = transcript.split()[0].encode()
+    assert first in shown, "a partial"
 
 
 # Faults: one sentence, exit code 2, no traceback

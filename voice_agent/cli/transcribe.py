@@ -73,7 +73,8 @@ def run(
         writer = _Writer(format, output)
         for audio in recordings:
             with screen.recording(audio):
-                writer.write(_transcribe(audio, recognizer, settings, screen, one_segment))
+                transcript = _transcribe(audio, recognizer, settings, screen, one_segment)
+            writer.write(transcript)
         writer.close()
 
 

@@ -24,7 +24,7 @@ from voice_agent.engine.recognizer import (
 )
 from voice_agent.transcribe.audio import AudioFile
 from voice_agent.transcribe.errors import OptionNotServed
-from voice_agent.transcribe.segments import silero, speech, whole
+from voice_agent.transcribe.segments import Piece, silero, speech, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ def transcribe(
         one_segment: the whole file as one segment, instead of the speech that the VAD finds.
         on_partial: gets the current segment's text as it grows.
         on_segment: gets each segment when it is final.
-        on_progress: gets the seconds of the recording that have been read.
+        on_progress: gets the seconds of the recording that are done, as they grow. Inside a
+            segment they grow with its partials, so only where `on_partial` is given.
 
     Raises:
         AudioFileError: the file turns out to be damaged.
@@ -104,30 +105,20 @@ def transcribe(
         stream = recognizer.open(events.put, options=options)
     except ValueError as error:
         raise OptionNotServed(str(error)) from error
-    read_s = 0.0
-
-    def pieces() -> Iterator[np.ndarray]:
-        nonlocal read_s
-        for pcm in audio.pieces():
-            yield pcm
-            read_s += pcm.size / SAMPLE_RATE
-            if on_progress is not None:
-                on_progress(read_s)
-
-    cut = whole(pieces()) if one_segment else speech(pieces(), silero())
+    hearing = _Hearing(events, on_partial, on_progress)
+    cut = whole(audio.pieces()) if one_segment else speech(hearing.watch(audio), silero())
     segments: list[Segment] = []
-    fed_s = 0.0
     try:
         for piece in cut:
             if piece.pcm.size:
                 stream.feed(piece.pcm)
-                fed_s += piece.pcm.size / SAMPLE_RATE
+                hearing.fed(piece)
             if not piece.last:
-                _show_partials(events, on_partial)
+                hearing.catch_up()
                 continue
             stream.finish()
-            segment = _segment(_final(events, on_partial), piece.start_s, fed_s)
-            fed_s = 0.0
+            segment = _segment(hearing.final(), piece.start_s, hearing.segment_s)
+            hearing.segment_is_over(segment.end_s)
             if segment.text:
                 segments.append(segment)
                 if on_segment is not None:
@@ -143,26 +134,69 @@ def transcribe(
     )
 
 
-def _show_partials(events: queue.SimpleQueue[Event], on_partial: OnPartial | None) -> None:
-    """Take what is there, without waiting."""
-    while not events.empty():
-        _accept(events.get(), on_partial)
+class _Hearing:
+    """A stream's events, shown to the caller as they come, with how far they have got.
 
+    Attributes:
+        segment_s: seconds of audio fed for the current segment; 0 between segments.
+    """
 
-def _final(events: queue.SimpleQueue[Event], on_partial: OnPartial | None) -> Final:
-    """Wait for the segment's end."""
-    while True:
-        event = events.get()
-        if isinstance(event, Final):
-            return event
-        _accept(event, on_partial)
+    def __init__(
+        self,
+        events: queue.SimpleQueue[Event],
+        on_partial: OnPartial | None,
+        on_progress: Callable[[float], None] | None,
+    ) -> None:
+        self.segment_s = 0.0
+        self._events = events
+        self._on_partial = on_partial
+        self._on_progress = on_progress
+        self._start_s = 0.0  # of the current segment
+        self._done_s = 0.0
 
+    def watch(self, audio: AudioFile) -> Iterator[np.ndarray]:
+        """The recording's pieces; between segments, what has been read is done."""
+        read_s = 0.0
+        for pcm in audio.pieces():
+            yield pcm
+            read_s += pcm.size / SAMPLE_RATE
+            if not self.segment_s:
+                self._progress(read_s)
 
-def _accept(event: Event, on_partial: OnPartial | None) -> None:
-    if isinstance(event, Failed):
-        raise event.error
-    if isinstance(event, Partial) and on_partial is not None:
-        on_partial(event.text)
+    def fed(self, piece: Piece) -> None:
+        """A piece has gone to the stream."""
+        self._start_s = piece.start_s
+        self.segment_s += piece.pcm.size / SAMPLE_RATE
+
+    def catch_up(self) -> None:
+        """Take the events that are there, without waiting."""
+        while not self._events.empty():
+            self._accept(self._events.get())
+
+    def final(self) -> Final:
+        """Wait for the segment's end."""
+        while True:
+            event = self._events.get()
+            if isinstance(event, Final):
+                return event
+            self._accept(event)
+
+    def segment_is_over(self, end_s: float) -> None:
+        """The next piece belongs to another segment."""
+        self.segment_s = 0.0
+        self._progress(end_s)
+
+    def _accept(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Partial) and self._on_partial is not None:
+            self._on_partial(event.text)
+            self._progress(self._start_s + event.audio_end_s)
+
+    def _progress(self, done_s: float) -> None:
+        if self._on_progress is not None and done_s > self._done_s:
+            self._done_s = done_s
+            self._on_progress(done_s)
 
 
 def _segment(final: Final, start_s: float, audio_s: float) -> Segment:
