@@ -53,6 +53,7 @@ class ScriptedStream:
     finished: int = 0
     closed: bool = False
     _said: int = 0
+    _cancelled: int = 0
 
     def feed(self, pcm: np.ndarray) -> None:
         self._check()
@@ -63,7 +64,7 @@ class ScriptedStream:
             end_s, text = script[self._said]
             self._said += 1
             if self.options.partials:
-                self.emit(Partial(text, words=words_of(text, end_s), audio_end_s=end_s))
+                self._emit_partial(Partial(text, words=words_of(text, end_s), audio_end_s=end_s))
 
     def finish(self) -> None:
         self._check()
@@ -84,6 +85,7 @@ class ScriptedStream:
     def cancel(self) -> None:
         self._check()
         self.current, self._said = [], 0
+        self._cancelled += 1
 
     def close(self) -> None:
         if not self.closed:
@@ -96,6 +98,12 @@ class ScriptedStream:
 
     def emit(self, event: Event) -> None:
         self.owner.post(lambda: None if self.closed else self._dispatch(event))
+
+    def _emit_partial(self, partial: Partial) -> None:
+        before = self._cancelled
+        self.owner.post(
+            lambda: None if self.closed or self._cancelled > before else self._dispatch(partial)
+        )
 
     def _dispatch(self, event: Event) -> None:
         self.deliver(lambda: self.on_event(event))

@@ -100,13 +100,15 @@ class _Work:
     def _run(self) -> Transcript:
         try:
             with open_audio(STDIN, self._asked.file) as audio:
-                return transcribe(
+                transcript = transcribe(
                     audio,
                     self._recognizer,
                     language=self._asked.language,
                     on_segment=lambda segment: self._tell(self.segments.put_nowait, segment),
                     on_progress=self._progress,
                 )
+                self.heard_s = audio.duration_s
+                return transcript
         except AudioFileError as error:
             problem = str(error).removeprefix(f"{error.file}: ")
             raise AudioFileError(self._asked.name, problem) from error
@@ -292,7 +294,10 @@ def _read(form: FormData, served: str) -> Asked:
     if upload is None:
         raise Turned(400, "file", "file is missing; send the recording as a multipart file")
     one = {name: values[-1] for name, values in fields.items()}
-    _check_model(one.get("model", served), served)
+    try:
+        check_model(one.get("model", served), served)
+    except ValueError as error:
+        raise Turned(404, "model_not_found", str(error)) from error
     kind = _choice(one, "response_format", FORMATS, "json")
     granularities = frozenset(fields.get("timestamp_granularities", ["segment"]))
     if granularities - {"segment", "word"}:
@@ -319,13 +324,16 @@ def _read(form: FormData, served: str) -> Asked:
     )
 
 
-def _check_model(asked: str, served: str) -> None:
+def check_model(asked: str, served: str) -> None:
+    """Accept the name of the recogniser, and those of OpenAI's.
+
+    Raises:
+        ValueError: another name; the message says which are served.
+    """
     if asked != served and not asked.startswith(THEIR_MODELS):
-        raise Turned(
-            404,
-            "model_not_found",
+        raise ValueError(
             f"model {asked[:40]!r} is not served here; this server runs {served!r}, which also "
-            "answers to OpenAI's transcription models",
+            "answers to OpenAI's transcription models"
         )
 
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from voice_agent.engine.errors import EngineError
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
@@ -123,6 +125,7 @@ class _Channel:
     cutter: Cutter
     stream: Stream | None = None
     owed: deque[_Owed] = field(default_factory=deque)
+    deaf: int = 0  # partials to ignore: they may be a dropped segment's, still on their way
 
 
 class Transcription:
@@ -211,7 +214,10 @@ class Transcription:
             AudioFormatError: bytes that cannot be audio of this encoding.
             EngineError: the recogniser is closed or has died.
         """
-        for channel, pcm in zip(self._channels, self._decoder.decode(data), strict=True):
+        self._take_in(self._decoder.decode(data))
+
+    def _take_in(self, pieces: list[np.ndarray]) -> None:
+        for channel, pcm in zip(self._channels, pieces, strict=True):
             self._act(channel, channel.cutter.push(pcm))
         self.heard_s = self._channels[0].cutter.position / SAMPLE_RATE
 
@@ -225,9 +231,7 @@ class Transcription:
         chosen = self._channels if channel is None else [self._channels[channel]]
         if channel is None:
             # Else the last syllable would wait in the resampler for audio that may never come.
-            for each, pcm in zip(self._channels, self._decoder.flush(), strict=True):
-                self._act(each, each.cutter.push(pcm))
-            self.heard_s = self._channels[0].cutter.position / SAMPLE_RATE
+            self._take_in(self._decoder.flush())
         for each in chosen:
             actions = each.cutter.finish()
             self._act(each, actions, cause)
@@ -237,14 +241,24 @@ class Transcription:
                 self.owed += 1
                 self._pay_empty(each)
 
-    def clear(self) -> None:
-        """Drop the open segment and the audio before it; segments that ended stay."""
+    def clear(self) -> bool:
+        """Drop the open segment and the audio before it; segments that ended stay.
+
+        Returns:
+            Whether a segment was open: no `SpeechStopped` and no `Segment` follow for it.
+        """
+        self._take_in(self._decoder.flush())
+        dropped = False
         for channel in self._channels:
             channel.cutter.drop()
             if channel.owed and channel.owed[-1].end is None:
+                dropped = True
                 channel.owed.pop()
                 assert channel.stream is not None
                 channel.stream.cancel()
+                channel.deaf += 1
+                self._deliver(partial(_hear_again, channel))
+        return dropped
 
     def _act(self, channel: _Channel, actions: list[Action], cause: Cause | None = None) -> None:
         assert channel.stream is not None
@@ -276,7 +290,7 @@ class Transcription:
                 self._out.append(Failure(error))
 
     def _interim(self, channel: _Channel, event: Partial) -> None:
-        if not channel.owed:
+        if not channel.owed or channel.deaf:
             return
         owed = channel.owed[0]
         start_s = owed.start / SAMPLE_RATE
@@ -335,6 +349,10 @@ class Transcription:
         for channel in self._channels:
             if channel.stream is not None:
                 channel.stream.close()
+
+
+def _hear_again(channel: _Channel) -> None:
+    channel.deaf -= 1
 
 
 class _Lazy:

@@ -1,6 +1,7 @@
 """Every transcription route, added to an app.
 
     WS    /v1/listen                  Deepgram's streaming protocol (listen_ws.py)
+    WS    /v1/realtime                OpenAI's realtime transcription (realtime_ws.py)
     POST  /v1/audio/transcriptions    OpenAI's file transcription (files.py)
     GET   /metrics                    Prometheus
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 
-from voice_agent.server import files, listen_ws, metrics
+from voice_agent.server import files, listen_ws, metrics, realtime_ws
 from voice_agent.server.api import Api, Turned
 
 
@@ -23,6 +24,7 @@ def add_routes(app: FastAPI, api: Api) -> None:
         api: what the routes share.
     """
     app.include_router(listen_ws.routes(api))
+    app.include_router(realtime_ws.routes(api))
     app.include_router(files.routes(api))
 
     @app.get("/metrics", tags=["operations"])

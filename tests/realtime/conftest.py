@@ -1,0 +1,1 @@
+from tests.support.serving import serve  # noqa: F401 - a fixture
