@@ -304,13 +304,21 @@ def test_an_unknown_flag_is_a_usage_error(capsys):
     assert "--nosuch" in capsys.readouterr().err
 
 
-def test_no_memory_is_told_in_a_sentence(noise, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["transcribe good.wav", "serve --port 0"])
+def test_no_memory_is_told_in_a_sentence(files, command, monkeypatch, capsys):
     def load(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr("voice_agent.engine.load_recognizer", load)
-    assert run("transcribe", noise) == 2
-    assert "not enough free memory" in capsys.readouterr().err
+    assert run(*command.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("voice-agent: there is not enough free memory")
+
+
+def test_a_server_whose_model_is_unknown_does_not_start(capsys):
+    assert run("serve", "--port", "0", "--model", "nosuch") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("voice-agent: nosuch: there is no such file")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(noise, monkeypatch):

@@ -9,7 +9,7 @@ from tests.support.agent_server import SAID, RunningServer, eventually, scripted
 from voice_agent.config import load_settings
 from voice_agent.demo.clip import known_clip, load_clip
 from voice_agent.models import HERE
-from voice_agent.pipeline import load_recognizer
+from voice_agent.recognizers import load_recognizer
 
 ANSWER_MS = 30_000
 

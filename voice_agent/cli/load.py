@@ -15,13 +15,13 @@ def load(settings: Settings) -> Recognizer:
     """Load it. Blocks.
 
     Args:
-        settings: as for `voice_agent.pipeline.load_recognizer`.
+        settings: as for `voice_agent.recognizers.load_recognizer`.
 
     Raises:
         EngineError: a model that cannot be used.
         UsageFault: a setting that the model does not have.
     """
-    from voice_agent.pipeline import load_recognizer
+    from voice_agent.recognizers import load_recognizer
 
     try:
         return load_recognizer(settings)

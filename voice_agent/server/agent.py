@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from voice_agent.config import Settings
 from voice_agent.engine.recognizer import Recognizer
-from voice_agent.pipeline import load_recognizer
+from voice_agent.recognizers import load_recognizer
 from voice_agent.server.sessions import SessionTable
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import uvicorn
 
 from voice_agent.config import Settings
 from voice_agent.engine.recognizer import Recognizer
-from voice_agent.pipeline import load_recognizer
+from voice_agent.recognizers import load_recognizer
 from voice_agent.server.agent import DRAIN_S, Agent, Load
 from voice_agent.server.app import create_app
 from voice_agent.server.errors import CannotListen
