@@ -187,14 +187,15 @@ async def test_the_language_is_the_recognisers_own(code, language):
     assert final.language == language
 
 
-async def test_latency_and_usage_are_reported():
-    recognizer = ScriptedRecognizer(SCRIPT)
+async def test_latency_and_the_audio_of_each_segment_are_reported():
+    stt = service(ScriptedRecognizer(SCRIPT), pre_roll_s=0.0)
     params = PipelineParams(enable_metrics=True, enable_usage_metrics=True)
-    down, _ = await run(service(recognizer, pre_roll_s=0.0), segment(0.96), pipeline_params=params)
+    segments = [*segment(0.96), SleepFrame(0.1), *audio(0.8), *segment(0.64), SleepFrame(0.1)]
+    down, _ = await run(stt, segments, pipeline_params=params)
     data = [item for frame in of_type(down, MetricsFrame) for item in frame.data]
-    (usage,) = (item for item in data if isinstance(item, STTUsageMetricsData))
-    assert usage.value.audio_seconds == pytest.approx(0.96)
-    assert any(isinstance(item, TTFBMetricsData) and item.value > 0 for item in data)
+    usage = [item.value.audio_seconds for item in data if isinstance(item, STTUsageMetricsData)]
+    assert usage == pytest.approx([0.96, 0.64]), "one for each, and none for the silence"
+    assert len([i for i in data if isinstance(i, TTFBMetricsData) and i.value > 0]) == 2
 
 
 async def test_the_latency_that_turns_wait_for_is_announced():
