@@ -315,10 +315,18 @@ def test_no_memory_is_told_in_a_sentence(files, command, monkeypatch, capsys):
     assert line.startswith("voice-agent: there is not enough free memory")
 
 
-def test_a_server_whose_model_is_unknown_does_not_start(capsys):
-    assert run("serve", "--port", "0", "--model", "nosuch") == 2
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ("--model nosuch", "nosuch: there is no such file"),
+        ("--tts nvidia", "tts.name is nvidia"),
+        ("--language xx", "language is 'xx', for which espeak-ng has no voice"),
+    ],
+)
+def test_what_no_call_could_use_keeps_a_server_from_starting(flags, told, capsys):
+    assert run("serve", "--port", "0", *flags.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("voice-agent: nosuch: there is no such file")
+    assert line.startswith(f"voice-agent: {told}")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(noise, monkeypatch):

@@ -1,7 +1,7 @@
 """The agent behind the routes: its settings, its one recogniser, its sessions.
 
     Agent()      refuses everybody: "the model is loading"
-    load()       weights are read on a thread; then sessions are admitted
+    load()       what calls need is built once, weights are read; then sessions are admitted
     make_call()  a pipeline for one client
     close()      no sessions any more, weights freed
 
@@ -14,9 +14,10 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from voice_agent.config import Settings
+from voice_agent.config import DEFAULT_LANGUAGE, Settings
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.recognizers import load_recognizer
 from voice_agent.server.sessions import SessionTable
@@ -70,13 +71,14 @@ class Agent:
         self._load = load
 
     async def load(self) -> Recognizer:
-        """Load the recogniser, and what a first call would import, then admit sessions.
+        """Load the recogniser, and what a first call would load, then admit sessions.
 
         Raises:
+            ConfigError: an LLM or TTS that no call could use.
             EngineError: a model that cannot be used.
         """
-        self.recognizer = await _on_daemon_thread(lambda: self._load(self.settings))
-        await _on_daemon_thread(_import_pipeline)
+        await _on_daemon_thread(partial(_rehearse, self.settings))
+        self.recognizer = await _on_daemon_thread(partial(self._load, self.settings))
         self.sessions.open()
         return self.recognizer
 
@@ -109,9 +111,14 @@ class Agent:
             await asyncio.to_thread(recognizer.close)
 
 
-def _import_pipeline() -> None:
+def _rehearse(settings: Settings) -> None:
+    """Import and build what every call will, so that what is missing is told before the first."""
     import voice_agent.pipeline
     import voice_agent.server.calls  # noqa: F401
+    from voice_agent.services import build_llm, build_tts
+
+    build_llm(settings.llm, settings.spoken_language)
+    build_tts(settings.tts, settings.spoken_language or DEFAULT_LANGUAGE)
 
 
 async def _on_daemon_thread(function: Callable[[], T]) -> T:
