@@ -133,6 +133,7 @@ class PreRoll:
     """
 
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self._limit = round(seconds * SAMPLE_RATE)
         self._kept = np.empty(0, np.int16)
 

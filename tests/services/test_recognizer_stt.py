@@ -5,6 +5,8 @@ import threading
 
 import numpy as np
 import pytest
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
@@ -20,6 +22,7 @@ from pipecat.frames.frames import (
 from pipecat.metrics.metrics import STTUsageMetricsData, TTFBMetricsData
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams
+from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.tests.utils import SleepFrame
 from pipecat.transcriptions.language import Language
@@ -164,6 +167,27 @@ async def test_a_pipeline_without_a_vad_is_told_so_once(monkeypatch):
     (error,) = of_type(up, ErrorFrame)
     assert "put a VADProcessor before it" in error.error
     assert stt.is_usable
+
+
+def vad(start_s: float = 0.2) -> VADProcessor:
+    analyzer = SileroVADAnalyzer(sample_rate=RATE, params=VADParams(start_secs=start_s))
+    return VADProcessor(vad_analyzer=analyzer)
+
+
+async def test_a_caller_who_is_silent_is_no_missing_vad(monkeypatch):
+    monkeypatch.setattr("voice_agent.services.recognizer_stt.NO_VAD_WARNING_S", 1.0)
+    silence = [InputAudioRawFrame(bytes(2 * CHUNK), RATE, 1) for _ in range(50)]
+    _, up = await run(Pipeline([vad(), service(ScriptedRecognizer())]), silence)
+    assert of_type(up, ErrorFrame) == []
+
+
+async def test_a_vad_that_takes_longer_than_the_pre_roll_is_reported():
+    """Or every first word would be cut, and nobody would know why."""
+    stt = service(ScriptedRecognizer(), pre_roll_s=0.5)
+    _, up = await run(Pipeline([vad(start_s=0.8), stt]))
+    (error,) = of_type(up, ErrorFrame)
+    assert "cuts first words: its pre_roll_s is 0.5" in error.error
+    assert "after 0.8 s" in error.error
 
 
 # What a transcription carries

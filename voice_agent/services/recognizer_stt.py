@@ -33,6 +33,7 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InterimTranscriptionFrame,
+    SpeechControlParamsFrame,
     StartFrame,
     STTMuteFrame,
     TranscriptionFrame,
@@ -267,9 +268,8 @@ class RecognizerSTTService(STTService):
         if self._samples_without_vad > NO_VAD_WARNING_S * SAMPLE_RATE:
             self._samples_without_vad = None
             await self.push_error(
-                f"{self.name} has heard {NO_VAD_WARNING_S:.0f} s of audio and no VAD frame; put a "
-                "VADProcessor before it (or a vad_analyzer into the user aggregator), unless "
-                "the caller was silent"
+                f"{self.name} has heard {NO_VAD_WARNING_S:.0f} s of audio and of no VAD; put a "
+                "VADProcessor before it, or a vad_analyzer into the user aggregator"
             )
 
     # Segments
@@ -279,6 +279,17 @@ class RecognizerSTTService(STTService):
         await super().process_frame(frame, direction)
         if isinstance(frame, STTMuteFrame) and frame.mute:
             self._pre_roll.take()
+        elif isinstance(frame, SpeechControlParamsFrame) and frame.vad_params is not None:
+            await self._meet_vad(frame.vad_params.start_secs)
+
+    async def _meet_vad(self, start_s: float) -> None:
+        """A VAD tells, when the pipeline starts, how long it takes to notice speech."""
+        self._samples_without_vad = None
+        if self._pre_roll.seconds < start_s:
+            await self.push_error(
+                f"{self.name} cuts first words: its pre_roll_s is {self._pre_roll.seconds:g}, and "
+                f"the VAD notices speech after {start_s:g} s; give it a longer pre_roll_s"
+            )
 
     async def _handle_vad_user_started_speaking(self, frame: VADUserStartedSpeakingFrame) -> None:
         await super()._handle_vad_user_started_speaking(frame)
