@@ -1,7 +1,8 @@
 """The pool of training speech: shards on disk that synthesis appends to while training reads.
 
 A shard is `NAME.pcm` (int16, 16 kHz, utterances end to end) and `NAME.json`, a list of
-`{"samples", "text", "voice"}`. The JSON is renamed into place last, so a reader that sees it sees
+`{"samples", "text", "voice"}`, and `"phones"` and `"ends"` (in samples) where the voice told what
+it said when. The JSON is renamed into place last, so a reader that sees it sees
 the whole shard.
 """
 
@@ -20,19 +21,29 @@ from torch import Tensor
 from training.mel import SAMPLE_RATE
 
 MAX_TOKENS = 240
+PHONES = (
+    "pau aa ae ah ao aw ax axr ay b ch d dh dx eh el em en er ey f g hh hv ih iy jh k l m n nx ng "
+    "ow oy p r s sh t th uh uw v w y z zh"
+).split()  # radio_phones of Flite's usenglish
 MARGIN_S = 0.8  # at most, of silence before and after an utterance
 
 
-def write_shard(
-    folder: Path, name: str, utterances: Iterable[tuple[np.ndarray, str, str]]
-) -> float:
-    """Write (int16 audio, text, voice) triples as one shard; return its seconds."""
+def write_shard(folder: Path, name: str, utterances: Iterable[tuple]) -> float:
+    """Write (int16 audio, text, voice) or (..., phones with their ends) as one shard.
+
+    Returns:
+        Its seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows, samples = [], 0
     with (folder / f"{name}.pcm").open("wb") as out:
-        for audio, text, voice in utterances:
+        for audio, text, voice, *phones in utterances:
             out.write(audio.astype("<i2").tobytes())
-            rows.append({"samples": len(audio), "text": text, "voice": voice})
+            row = {"samples": len(audio), "text": text, "voice": voice}
+            for spoken in phones:
+                row["phones"] = " ".join(phone for phone, _ in spoken)
+                row["ends"] = [end for _, end in spoken]
+            rows.append(row)
             samples += len(audio)
     part = folder / f".{name}.json.part"
     part.write_text(json.dumps(rows))
@@ -59,6 +70,7 @@ class Pool:
         self.length: list[int] = []
         self.tokens: list[list[int]] = []
         self.by_group: dict[str, list[int]] = {}
+        self.phones: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.skipped = 0
 
     def refresh(self, limit: int = 40) -> int:
@@ -73,19 +85,22 @@ class Pool:
             self.store[self.used : self.used + len(audio)] = audio.to(self.store.device)
             at = self.used
             for row in json.loads(path.read_text()):
-                self._add(at, row["samples"], row["text"], row["voice"])
+                self._add(at, row)
                 at += row["samples"]
             self.used = at
         return len(fresh)
 
-    def _add(self, start: int, samples: int, text: str, voice: str) -> None:
-        tokens = self.encode(text)
+    def _add(self, start: int, row: dict) -> None:
+        samples, tokens = row["samples"], self.encode(row["text"])
         # Too long for a batch, silent, or impossible to align with 80 ms frames: leave it out.
         frames = samples / (SAMPLE_RATE * 0.08)
         if not tokens or len(tokens) > min(MAX_TOKENS, 1.2 * frames) or samples > self.longest:
             self.skipped += 1
             return
-        self.by_group.setdefault(voice.split("/")[0], []).append(len(self.start))
+        self.by_group.setdefault(row["voice"].split("/")[0], []).append(len(self.start))
+        if "phones" in row:
+            named = np.array([PHONES.index(phone) for phone in row["phones"].split()])
+            self.phones[len(self.start)] = (named, np.array(row["ends"]))
         self.start.append(start)
         self.length.append(samples)
         self.tokens.append(tokens)

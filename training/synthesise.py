@@ -14,14 +14,12 @@ import random
 import time
 from pathlib import Path
 
-import numpy as np
-
 from training.pool import write_shard
 from training.speech_text import Script
 
 
 def load_voice(name: str, files: Path | None, device: str) -> object:
-    """Return the `(text, random) -> (audio, voice)` of this name.
+    """Return the `(text, random) -> (audio, voice)` or `(audio, voice, phones)` of this name.
 
     Args:
         name: `pico`, `flite`, `espeak`, `kokoro` or `joe`.
@@ -82,15 +80,15 @@ def main() -> None:
     for shard in range(args.shards):
         if time.time() > end:
             break
-        rows: list[tuple[np.ndarray, str, str]] = []
+        rows: list[tuple] = []
         seconds, began = 0.0, time.time()
         # The first shards are small, so that training need not wait for them.
         goal = min(args.shard_seconds, 40.0 * (shard + 1))
         while seconds < goal and time.time() < end:
             text = script.line()
-            audio, voice = loaded[draw.choice(names)](text, draw)  # type: ignore[operator]
+            audio, voice, *phones = loaded[draw.choice(names)](text, draw)  # type: ignore[operator]
             if 3000 < len(audio) < 18 * 16000:
-                rows.append((audio, text, voice))
+                rows.append((audio, text, voice, *phones))
                 seconds += len(audio) / 16000
         if rows:
             made += write_shard(args.pool, f"{names[0]}-{args.seed}-{shard:04d}", rows)

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 import torch
 
@@ -36,10 +37,16 @@ SHARES = {
     "kokoro": 0.42,
     "joe": 0.13,
     "pico": 0.12,
-    "flite": 0.13,
+    "flite": 0.3,
     "espeak": 0.03,
 }
-FINAL_SHARES = SHARES | {"reading": 0.40, "accent": 0.03, "orders": 0.05, "digits": 0.03}
+FINAL_SHARES = SHARES | {
+    "flite": 0.13,
+    "reading": 0.40,
+    "accent": 0.03,
+    "orders": 0.05,
+    "digits": 0.03,
+}
 SMOKE_SHAPE = ModelShape(
     d_model=32,
     n_layers=2,
@@ -111,8 +118,6 @@ def train(args: argparse.Namespace, recipe: Recipe, max_steps: int | None = None
     pool = Pool(args.work / "pool", tokenizer.encode, args.pool_hours, device)
     ear = None
     if args.teacher:
-        import numpy as np
-
         from training.teacher import WhisperEar, read_ctranslate2
 
         weights = (

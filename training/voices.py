@@ -33,13 +33,18 @@ def to_16k(audio: np.ndarray, rate: int) -> np.ndarray:
     return np.round(wave * (16000.0 / peak)).astype(np.int16)
 
 
-def trimmed(audio: np.ndarray, margin_s: float = 0.05) -> np.ndarray:
-    """Cut the silence at both ends, but for a margin."""
+def loud_part(audio: np.ndarray, margin_s: float = 0.05) -> slice:
+    """Return where the audio is without the silence at both ends, but for a margin."""
     loud = np.flatnonzero(np.abs(audio.astype(np.int32)) > 160)
     if not len(loud):
-        return audio[:0]
+        return slice(0, 0)
     margin = int(margin_s * SAMPLE_RATE)
-    return audio[max(0, loud[0] - margin) : loud[-1] + margin]
+    return slice(max(0, int(loud[0]) - margin), min(len(audio), int(loud[-1]) + margin))
+
+
+def trimmed(audio: np.ndarray) -> np.ndarray:
+    """Cut the silence at both ends."""
+    return audio[loud_part(audio)]
 
 
 def pico() -> Speak:
@@ -66,8 +71,22 @@ class _FliteWave(ctypes.Structure):
     )
 
 
-def flite(library_folder: Path | None = None) -> Speak:
-    """Flite's clunits-free voices: slt, awb, rms (statistical) and kal16 (diphones)."""
+def _segments(library: ctypes.CDLL, utterance: int) -> list[tuple[str, float]]:
+    """Return the phones of a synthesised utterance, each with the second at which it ends."""
+    found = []
+    item = library.relation_head(library.utt_relation(utterance, b"Segment"))
+    while item:
+        name = library.item_feat_string(item, b"name").decode()
+        found.append((name, library.item_feat_float(item, b"end")))
+        item = library.item_next(item)
+    return found
+
+
+def flite(library_folder: Path | None = None) -> Callable[[str, random.Random], tuple]:
+    """Flite's clunits-free voices: slt, awb, rms (statistical) and kal16 (diphones).
+
+    They also tell what they said when: their third result is a list of (phone, end in samples).
+    """
 
     def load(name: str) -> ctypes.CDLL:
         path = str(library_folder / name) if library_folder else name
@@ -76,10 +95,20 @@ def flite(library_folder: Path | None = None) -> Speak:
     library = load("libflite.so.1")
     library.flite_init()
     load("libflite_usenglish.so.1"), load("libflite_cmulex.so.1")
-    library.flite_text_to_wave.restype = ctypes.POINTER(_FliteWave)
-    library.flite_text_to_wave.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    pointer, text_ = ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("flite_synth_text", pointer, [text_, pointer]),
+        ("utt_wave", ctypes.POINTER(_FliteWave), [pointer]),
+        ("utt_relation", pointer, [pointer, text_]),
+        ("relation_head", pointer, [pointer]),
+        ("item_next", pointer, [pointer]),
+        ("item_feat_string", text_, [pointer, text_]),
+        ("item_feat_float", ctypes.c_float, [pointer, text_]),
+        ("delete_utterance", None, [pointer]),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
     library.flite_feat_set_float.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float]
-    library.delete_wave.argtypes = [ctypes.POINTER(_FliteWave)]
     voices = {}
     for name, pitch in (
         ("us_slt", 180.0),
@@ -94,20 +123,23 @@ def flite(library_folder: Path | None = None) -> Speak:
         features = ctypes.cast(voice, ctypes.POINTER(ctypes.c_void_p))[1]
         voices[name] = (voice, features, pitch)
 
-    def speak(text: str, r: random.Random) -> tuple[np.ndarray, str]:
+    def speak(text: str, r: random.Random) -> tuple[np.ndarray, str, list[tuple[str, int]]]:
         name = r.choice(["us_slt", "us_slt", "us_awb", "us_awb", "us_rms", "us_rms", "us_kal16"])
         voice, features, pitch = voices[name]
         library.flite_feat_set_float(features, b"duration_stretch", r.uniform(0.75, 1.3))
         shift = math.exp(r.uniform(-0.25, 0.3))
         library.flite_feat_set_float(features, b"int_f0_target_mean", pitch * shift)
-        wave = library.flite_text_to_wave(text.encode(), voice)
+        utterance = library.flite_synth_text(text.encode(), voice)
         try:
-            count = wave.contents.num_samples
-            audio = np.ctypeslib.as_array(wave.contents.samples, (count,)).copy()
-            rate = wave.contents.sample_rate
+            wave = library.utt_wave(utterance).contents
+            audio = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).copy()
+            audio = to_16k(audio, wave.sample_rate)
+            segments = _segments(library, utterance)
         finally:
-            library.delete_wave(wave)
-        return trimmed(to_16k(audio, rate)), f"flite/{name}"
+            library.delete_utterance(utterance)
+        part = loud_part(audio)
+        phones = [(phone, round(end_s * SAMPLE_RATE) - part.start) for phone, end_s in segments]
+        return audio[part], f"flite/{name}", phones
 
     return speak
 
