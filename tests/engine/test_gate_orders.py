@@ -38,7 +38,7 @@ class Calls(RuleBasedStateMachine):
             observe=lambda _: None,
         )
 
-    @rule(language=st.sampled_from([*LANGUAGES, "noise"]), tenths=st.integers(1, 20))
+    @rule(language=st.sampled_from([*LANGUAGES, "noise", "silence"]), tenths=st.integers(1, 20))
     def feed(self, language, tenths):
         pcm = speech(language, tenths / 10)
         self.stream.feed(pcm)

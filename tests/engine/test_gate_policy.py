@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -13,9 +14,12 @@ def scores(kn: float, other: float = 0.0) -> dict[str, float]:
     return {"en": 1.0 - kn - other, "kn": kn, "other": other}
 
 
+PLAIN = GateSettings(threshold=0.8, hysteresis=0.1, final_threshold=0.6)
+
+
 @pytest.fixture
 def prior():
-    return CallerPrior(GateSettings())
+    return CallerPrior(PLAIN)
 
 
 @pytest.fixture
@@ -135,6 +139,13 @@ def test_a_caller_who_changes_language_is_believed_after_a_few_segments(prior):
     assert prior.best == "en"
 
 
+def test_a_segment_without_speech_is_not_put_down_to_the_past(prior):
+    for _ in range(3):
+        prior.update("kn")
+    decision = SegmentPolicy(prior.settings, prior).finish(None, 0.0)
+    assert (decision.language, decision.reason) == ("en", "default")
+
+
 def test_a_failed_identifier_leaves_the_segment_where_it_is(policy):
     policy.hear(scores(kn=0.95), 0.5)
     final = policy.finish(None, 3.0)
@@ -142,14 +153,14 @@ def test_a_failed_identifier_leaves_the_segment_where_it_is(policy):
 
 
 def test_languages_are_data():
-    settings = GateSettings(languages=("en", "kn", "hi"))
+    settings = replace(PLAIN, languages=("en", "kn", "hi"))
     policy = SegmentPolicy(settings, CallerPrior(settings))
     decision = policy.hear({"hi": 0.85, "en": 0.1, "mr": 0.05}, 1.0)
     assert decision.language == "hi" and decision.diverts
 
 
 def test_without_rechecks_a_decision_stands_until_the_end():
-    settings = GateSettings(recheck_s=0.0)
+    settings = replace(PLAIN, recheck_s=0.0)
     policy = SegmentPolicy(settings, CallerPrior(settings))
     policy.hear(scores(kn=0.9), 0.5)
     assert policy.next_check() is None
@@ -166,6 +177,8 @@ def test_without_rechecks_a_decision_stands_until_the_end():
         ({"threshold": 1.0}, "threshold"),
         ({"final_threshold": 0.3}, "final_threshold"),
         ({"threshold": 0.9, "hysteresis": 0.2}, "hysteresis"),
+        ({"partials": "some"}, "partials must be tentative or hold"),
+        ({"patience_s": -1.0}, "patience_s"),
         ({"confirmations": 0}, "confirmations"),
         ({"memory": 1.0}, "memory"),
     ],

@@ -133,6 +133,58 @@ def test_an_english_final_waits_for_nothing_but_the_final_decision(caller):
     assert [e.text for e in caller.of(Final)] == ["en 16000"]
 
 
+def test_a_final_after_a_pause_waits_for_no_identifier(caller):
+    caller.say("en", 1.0)
+    caller.say(None, 0.2)  # as a VAD leaves it
+    asked = len(caller.identifier.heard)
+    caller.stream.finish()
+    caller.en.final()
+    assert caller.told()[-2:] == [("decided", "en"), ("final", "en")]
+    caller.hear()
+    assert len(caller.identifier.heard) == asked
+
+
+def test_what_was_foreseen_in_a_pause_is_forgotten_when_speech_goes_on(caller):
+    caller.say("en", 0.3)
+    caller.say(None, 0.2)
+    caller.stream.feed(speech("kn", 4.0))
+    caller.stream.finish()
+    caller.en.final()
+    assert not caller.of(Final)
+    caller.hear()
+    caller.kn.final()
+    assert caller.told()[-1] == ("final", "kn")
+
+
+def test_foresight_that_comes_after_the_end_still_counts_and_once(caller):
+    caller.stream.feed(np.concatenate([speech("en", 0.45), silence(0.2)]))
+    caller.stream.finish()
+    caller.en.final()
+    caller.hear()
+    assert caller.told() == [("decided", "en"), ("final", "en")]
+    assert len(caller.identifier.heard) == 1
+
+
+def test_a_pause_is_found_however_the_audio_is_cut(caller):
+    pcm = np.concatenate([speech("en", 1.0), silence(0.2)])
+    caller.say(None, 0.1)
+    for start in range(0, len(pcm), 100):
+        caller.stream.feed(pcm[start : start + 100])
+        caller.hear()
+    caller.stream.finish()
+    caller.en.final()
+    assert caller.of(Final)
+
+
+def test_kannada_that_was_foreseen_is_replayed_at_the_end(caller):
+    caller.stream.feed(speech("kn", 0.45))
+    caller.say(None, 0.2)
+    assert not caller.recognizers["kn"].opened
+    caller.stream.finish()
+    caller.kn.final()
+    assert [e.text for e in caller.of(Final)] == [f"kn {round(0.65 * SAMPLE_RATE)}"]
+
+
 def test_held_partials_come_with_the_decision():
     caller = Caller(partials="hold")
     caller.say("en", 0.4)
@@ -231,11 +283,11 @@ def test_a_switch_in_mid_segment_is_followed_both_ways(caller):
 
 def test_the_whole_segment_can_reverse_to_the_default_language(caller):
     caller.say("kn", 0.6)
-    caller.stream.feed(speech("en", 3.0))
+    caller.stream.feed(speech("en", 6.0))
     caller.end()  # before the rechecks got round to it
     private = caller.recognizers["en"].opened[1]
     private.final()
-    assert [e.text for e in caller.of(Final)] == [f"en {round(3.6 * SAMPLE_RATE)}"]
+    assert [e.text for e in caller.of(Final)] == [f"en {round(6.6 * SAMPLE_RATE)}"]
     assert caller.told() == [("decided", "kn"), ("decided", "en"), ("final", "en")]
     assert not caller.recognizers["kn"].streams
     assert caller.recognizers["en"].streams == [caller.en]
@@ -425,10 +477,10 @@ def test_a_slot_that_gets_free_before_the_end_still_serves_the_whole_segment():
 def test_a_reversal_at_the_end_stays_where_it_is_when_english_is_full():
     caller = Caller(slots=1)
     caller.say("kn", 0.6)
-    caller.stream.feed(speech("en", 3.0))
+    caller.stream.feed(speech("en", 6.0))
     caller.end()
     caller.kn.final()
-    assert caller.of(Final)[0].text == f"kn {round(3.6 * SAMPLE_RATE)}"
+    assert caller.of(Final)[0].text == f"kn {round(6.6 * SAMPLE_RATE)}"
     assert "rec-en cannot take over" in caller.of(GateTrouble)[0].problem
 
 

@@ -28,6 +28,8 @@ Partials = Literal["tentative", "hold"]
 class GateSettings:
     """What the gate goes by.
 
+    The defaults are for `tiny-lid`, found with `voice-agent bench lid --thresholds` (docs/gate.md).
+
     Attributes:
         languages: codes that have a recogniser; the first is the default.
         checks_s: seconds of speech at which the first decision is sought.
@@ -48,12 +50,12 @@ class GateSettings:
 
     languages: tuple[str, ...] = ("en", "kn")
     checks_s: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    threshold: float = 0.8
-    hysteresis: float = 0.1
+    threshold: float = 0.9
+    hysteresis: float = 0.05
     recheck_s: float = 1.0
     window_s: float = 2.0
     confirmations: int = 2
-    final_threshold: float = 0.6
+    final_threshold: float = 0.8
     prior_weight: float = 1.0
     memory: float = 0.6
     partials: Partials = "tentative"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from voice_agent.engine.errors import EngineError
 from voice_agent.engine.gate_events import GateEvent
 from voice_agent.engine.gate_policy import SegmentPolicy
-from voice_agent.engine.lid.base import SpeechMeter
+from voice_agent.engine.lid.base import FRAME, SpeechMeter
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
     Event,
@@ -29,6 +29,13 @@ from voice_agent.engine.recognizer import (
 
 HEARD_S = 30.0
 """Seconds at the end of a segment that stand for the whole of it; more tells no more."""
+
+PAUSE_S = 0.06
+"""Seconds of quiet that may be the end. A VAD waits for about 0.2 s of it, so that in between
+there is time to ask the identifier; the closure of a stop consonant is mostly shorter."""
+
+QUIET, QUIETER = 10**-5.5, 10**-2.0
+"""Power below which a frame is quiet: -55 dB of full scale, 20 dB below the segment's loudest."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,8 +90,11 @@ class Segment:
         settled: the final decision is made.
         done: its final is among `out`, or was delivered.
         dropped: nobody wants it any more.
-        asking: the ear has a question about it.
-        ask_at: samples before which the next question makes no sense; None for no more of them.
+        looking: the ear is to look at it.
+        ask_at: samples before which the next look makes no sense; None for no more of them.
+        loud_end: samples up to the end of its last loud audio.
+        foreseeing: the ear is to foresee the decision at its end.
+        foreseen: that decision's grounds, as of the last pause.
         patience: runs while `final` waits for the final decision.
         deaf: the identifier failed on it.
         listening: the ear's.
@@ -105,10 +115,14 @@ class Segment:
     settled: bool = False
     done: bool = False
     dropped: bool = False
-    asking: bool = False
+    looking: bool = False
     ask_at: int | None = None
+    loud_end: int = 0
+    foreseeing: bool = False
+    foreseen: Foreseen | None = None
     patience: threading.Timer | None = None
     deaf: bool = False
+    _loudest: float = 0.0
     listening: Listening = field(default_factory=lambda: Listening())
 
     def __post_init__(self) -> None:
@@ -118,6 +132,24 @@ class Segment:
         """Remember audio; the caller may reuse its array."""
         self.pieces.append(pcm.copy())
         self.samples += len(pcm)
+        if len(pcm):
+            # A short piece is one frame; what is over at the start of a longer one has no say.
+            frames = pcm[-(len(pcm) // FRAME * FRAME) or None :].astype(np.float32)
+            width = min(FRAME, len(frames))
+            power = np.square(frames.reshape(-1, width)).mean(axis=1)
+            if pcm.dtype == np.int16:
+                power /= 32768.0**2
+            self._loudest = max(self._loudest, float(power.max()))
+            loud = np.flatnonzero(power > max(QUIET, QUIETER * self._loudest))
+            if len(loud):
+                self.loud_end = self.samples - (len(power) - 1 - int(loud[-1])) * width
+
+    @property
+    def pausing(self) -> bool:
+        """Whether a pause has begun that nothing is foreseen for."""
+        pause = self.samples - self.loud_end
+        foreseen = self.foreseen is not None and self.foreseen.samples >= self.loud_end
+        return pause >= PAUSE_S * SAMPLE_RATE and self.loud_end > 0 and not foreseen
 
     def hand_to(self, line: Line, final: Final | None = None) -> None:
         """Another line writes the segment from now on; what the last one said is forgotten.
@@ -136,7 +168,7 @@ class Segment:
             speech_s: seconds of speech in the audio that was heard.
             samples: of the audio that was heard.
         """
-        check = self.policy.next_check()
+        check = None if self.deaf else self.policy.next_check()
         if check is None:
             self.ask_at = None
         else:
@@ -148,6 +180,21 @@ class Segment:
         if self.patience is not None:
             self.patience.cancel()
         self.line.leave()
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What the final decision rests on if the segment ends in the pause that has begun.
+
+    Attributes:
+        posteriors: of all of it so far; None where there was no speech in it.
+        speech_s: seconds of speech in it.
+        samples: that were heard.
+    """
+
+    posteriors: Mapping[str, float] | None
+    speech_s: float
+    samples: int
 
 
 class Listening:

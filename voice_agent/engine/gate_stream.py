@@ -1,7 +1,7 @@
 """One caller under the language gate: the `Stream` that chooses who writes each segment.
 
     feed    the shared line (the caller's stream of the default recogniser) hears it at once, and
-            it is kept; when enough has come, the ear is asked about it
+            it is kept; `gate_hearing` asks the identifier about it
     decide  on the ear's thread: the default language changes nothing; another one gets a line of
             its own, which the kept audio is replayed into, and the shared line forgets the segment
     finish  whoever writes the segment ends it; its final waits for the final decision
@@ -13,7 +13,6 @@ on. The lock is held for what takes microseconds: never for the identifier, neve
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -26,9 +25,10 @@ import numpy as np
 from voice_agent.engine.errors import BadAudio, EngineError, StreamClosed
 from voice_agent.engine.gate_ear import Ear
 from voice_agent.engine.gate_events import GateTrouble, LanguageDecided, OnGateEvent
+from voice_agent.engine.gate_hearing import Hearing
 from voice_agent.engine.gate_outbox import Outbox
 from voice_agent.engine.gate_policy import CallerPrior, Decision, GateSettings, SegmentPolicy
-from voice_agent.engine.gate_segment import HEARD_S, Line, Segment, tail
+from voice_agent.engine.gate_segment import Line, Segment
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
     Deliver,
@@ -72,11 +72,19 @@ class GatedStream:
         Raises:
             EngineFull, EngineClosed, ValueError: as `Recognizer.open`.
         """
-        self._recognizers, self._settings, self._ear = recognizers, settings, ear
+        self._recognizers, self._settings = recognizers, settings
         self._deliver, self._options = deliver, options
         self._prior = CallerPrior(settings)
         self._lock = threading.Lock()
         self._outbox = Outbox(self._lock, on_event, deliver, observe)
+        self._hearing = Hearing(
+            ear,
+            self._lock,
+            self._outbox,
+            settings.patience_s,
+            decide=self._apply,
+            settle=self._settle,
+        )
         self._current: Segment | None = None  # the one that is being fed
         self._owed: deque[tuple[Segment, Line]] = deque()  # finals that the shared stream owes
         self._closed = False
@@ -92,7 +100,7 @@ class GatedStream:
             segment = self._open_segment("feed")
             self._on_line(segment, lambda line: line.stream.feed(pcm))
             segment.keep(pcm)
-            self._ask(segment)
+            self._hearing.grown(segment)
 
     def finish(self) -> None:
         """End the current segment; see `Stream.finish`."""
@@ -101,7 +109,7 @@ class GatedStream:
             self._on_line(segment, partial(self._finish_line, segment))
             segment.finished_at = time.monotonic()
             self._current = None
-            self._ear.ask(partial(self._judge, segment), urgent=True)
+            self._hearing.ended(segment)
 
     def cancel(self) -> None:
         """Drop the current segment; see `Stream.cancel`."""
@@ -143,8 +151,7 @@ class GatedStream:
             if segment.line.shared:
                 raise
             self._fall_back(segment, error)
-            # From the ear's thread: on the caller's own no callback may run.
-            self._ear.ask(self._outbox.publish, urgent=True)
+            self._hearing.publish_soon()
             do(segment.line)
 
     def _finish_line(self, segment: Segment, line: Line) -> None:
@@ -152,91 +159,11 @@ class GatedStream:
         if line.shared:
             self._owed.append((segment, line))
 
-    # -- the ear's side --------------------------------------------------------------------------
-
-    def _ask(self, segment: Segment) -> None:
-        """Have the ear look at the segment, where there may be enough speech by now."""
-        if not segment.asking and segment.ask_at is not None and segment.samples >= segment.ask_at:
-            segment.asking = True
-            self._ear.ask(partial(self._look, segment))
-
-    def _look(self, segment: Segment) -> None:
-        """Take what the identifier makes of a growing segment."""
-        with self._lock:
-            if segment.dropped or segment.finished_at is not None:
-                return
-            pieces, samples = list(segment.pieces), segment.samples
-            check = segment.policy.next_check()
-        speech_s = segment.listening.speech_s(pieces)
-        posteriors = None
-        if check is not None and speech_s >= check.at_s:
-            posteriors = self._identify(segment, tail(pieces, check.window_s or HEARD_S))
-        with self._lock:
-            if segment.dropped or segment.finished_at is not None:
-                return  # `_judge` decides
-            if posteriors is not None:
-                decision = segment.policy.hear(posteriors, speech_s)
-                if decision is not None:
-                    self._apply(segment, decision)
-            segment.asking = False
-            if not segment.deaf:
-                segment.ask_when(speech_s, samples)
-                self._ask(segment)
-        self._outbox.publish()
-
-    def _judge(self, segment: Segment) -> None:
-        """Decide on a segment that was ended."""
-        with self._lock:
-            if segment.dropped or segment.settled:
-                return
-            pieces = list(segment.pieces)
-        speech_s = segment.listening.speech_s(pieces)
-        posteriors = None
-        if speech_s > 0.0:
-            posteriors = self._identify(segment, tail(pieces, HEARD_S))
-        with self._lock:
-            if segment.dropped or segment.settled:
-                return  # while the identifier thought about it
-            self._settle(segment, posteriors, speech_s)
-        self._outbox.publish()
-
-    def _lose_patience(self, segment: Segment) -> None:
-        with self._lock:
-            if segment.dropped or segment.settled:
-                return
-            self._tell_trouble(
-                segment,
-                f"{self._ear.identifier.name} has not named the language within "
-                f"{self._settings.patience_s:g} s of the final; the segment stays "
-                f"with {segment.line.recognizer}",
-            )
-            self._settle(segment, None, segment.listening.latest_s)
-        self._outbox.publish()
-
-    def _identify(self, segment: Segment, pcm: np.ndarray) -> Mapping[str, float] | None:
-        """Ask the identifier; None where it fails, which is told once a segment."""
-        identifier = self._ear.identifier
-        try:
-            posteriors = identifier.identify(pcm).posteriors
-            if not all(map(math.isfinite, posteriors.values())):
-                raise ValueError(f"its posteriors are {dict(posteriors)}")
-            return posteriors
-        except Exception as error:  # whatever its library raises; the caller is heard all the same
-            with self._lock:
-                if not segment.deaf and not segment.settled:
-                    segment.deaf = True
-                    problem = f"{identifier.name} failed ({error}); the segment goes on without it"
-                    self._tell_trouble(segment, problem)
-            return None
-
     # -- decisions; under the lock ---------------------------------------------------------------
 
-    def _settle(
-        self, segment: Segment, posteriors: Mapping[str, float] | None, speech_s: float
-    ) -> None:
-        """Make the final decision, and let the final go if it is there."""
-        segment.settled = True
-        self._apply(segment, segment.policy.finish(posteriors, speech_s))
+    def _settle(self, segment: Segment, decision: Decision) -> None:
+        """Carry out the final decision, and let the final go if it is there."""
+        self._apply(segment, decision)
         self._put_final(segment)
 
     def _apply(self, segment: Segment, decision: Decision) -> None:
@@ -374,12 +301,7 @@ class GatedStream:
         if segment.final is None or segment.finished_at is None or segment.done:
             return
         if not segment.settled:
-            if segment.patience is None:
-                segment.patience = threading.Timer(
-                    self._settings.patience_s, self._lose_patience, (segment,)
-                )
-                segment.patience.daemon = True
-                segment.patience.start()
+            self._hearing.wait(segment)
             return
         if segment.patience is not None:
             segment.patience.cancel()
