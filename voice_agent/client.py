@@ -42,6 +42,7 @@ from voice_agent.wire import (
 
 KEEPALIVE_S = 4.0
 """Silence of ours after which the server is told that we are still there."""
+_MESSAGE_BYTES = 32 * 1024  # servers limit a message's size
 _UNSENT_BYTES = 256 * 1024  # what `send` lets wait before it waits itself
 _CLOSE_S = 2.0
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
@@ -142,7 +143,8 @@ class Listening:
 
     def put(self, audio: bytes) -> None:
         """Send audio as soon as possible; returns at once."""
-        self._add(audio)
+        for start in range(0, len(audio), _MESSAGE_BYTES):
+            self._add(audio[start : start + _MESSAGE_BYTES])
 
     def finalize(self) -> None:
         """End the segment; one `Results` with `from_finalize` follows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import numpy as np
 import pytest
 
 from tests.listen.flaky_line import line_to
@@ -36,6 +37,16 @@ async def test_a_recording_goes_in_and_messages_come_out(serve: Serve) -> None:
     assert isinstance(got[0], SpeechStarted) and isinstance(got[-1], Metadata)
     assert texts(got) == ["one two three"] and got[-1].duration == 3.0
     await server.quiet()
+
+
+async def test_a_whole_recording_may_be_sent_at_once(serve: Serve) -> None:
+    server = await serve(SCRIPT, limits=StreamLimits(pace=1000.0))
+    async with Listening(server.ws) as stream:
+        await stream.send(np.concatenate([speech(2.0), silence(58.0)]).tobytes())
+        stream.end()
+        got = [message async for message in stream]
+    assert texts(got) == ["one two three"]
+    assert isinstance(got[-1], Metadata) and got[-1].duration == 60.0
 
 
 async def test_a_line_that_is_cut_again_and_again_costs_no_sample_and_no_word(

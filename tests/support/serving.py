@@ -48,6 +48,7 @@ class Server:
     port: int
     api: Api
     recognizer: Any
+    app: FastAPI
 
     @property
     def ws(self) -> str:
@@ -91,7 +92,7 @@ async def serving(recognizer: Recognizer, **options: Any) -> AsyncIterator[Serve
     await eventually(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Server(port, api, recognizer)
+        yield Server(port, api, recognizer, app)
     finally:
         await agent.sessions.drain(2.0)
         server.should_exit = True

@@ -7,7 +7,8 @@
 
 `new_key` makes a key of 256 random bits. One that is random cannot be guessed from its SHA-256,
 so a slow password hash would protect nothing and cost every handshake; a chosen password could
-be, which is why keys are made here.
+be, which is why keys are made here. `python -m voice_agent.server.keys NAME` prints a new one: the
+lines for the file on stdout, the secret on stderr.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import sys
 import time
 import tomllib
 from dataclasses import dataclass
@@ -153,3 +155,30 @@ class KeyFile:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         return found
+
+
+def main(arguments: list[str]) -> int:
+    """Make a key for each name.
+
+    Args:
+        arguments: names.
+
+    Returns:
+        The exit code: 2 for a name that cannot be used, or none.
+    """
+    if not arguments:
+        print("usage: python -m voice_agent.server.keys NAME...", file=sys.stderr)
+        return 2
+    try:
+        made = {name: new_key(name) for name in arguments}
+    except KeysError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for name, (secret, entry) in made.items():
+        print(f"{name}: {secret}", file=sys.stderr)
+        print(entry)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -27,7 +27,7 @@ class StreamLimits:
     backlog_bytes: int = 256 * 1024
     unsent: int = 1_000
     grace_s: float = 30.0
-    stuck_s: float = 30.0
+    stuck_s: float = 15.0
 
 
 class Pace:

@@ -34,6 +34,7 @@ TAKEN_OVER = 4001
 LOST = 1006
 _MAX_REASON_BYTES = 123  # RFC 6455, 5.5
 _CLOSE_HANDSHAKE_S = 5.0
+_UNREAD_S = 5.0  # as nothing is read meanwhile, pongs are not, and pings time out
 _OWED_AT_MOST = 3  # segments that wait for their text before the client has to wait
 
 
@@ -285,7 +286,7 @@ class StreamCall:
         wait_s = self._pace.spend(heard_s - self._paced_s, time.monotonic())
         self._paced_s = heard_s
         if wait_s:
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(min(wait_s, _UNREAD_S))
 
     # Pool threads
 
