@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from voice_agent.bench.gate import gate
 from voice_agent.bench.lid import lid
 from voice_agent.bench.stt import stt
 from voice_agent.bench.ttfs import ttfs
@@ -43,6 +44,7 @@ def wer(
     run(manifest, model, device, right_context, full, language, by_source, out)
 
 
+app.command()(gate)
 app.command()(lid)
 app.command()(stt)
 app.command()(ttfs)
