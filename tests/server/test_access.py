@@ -127,6 +127,34 @@ async def test_metrics_want_a_key_too(serve: Serve, tmp_path: Path) -> None:  # 
     server = await serve(SCRIPT, access=access)
     async with httpx.AsyncClient(base_url=server.http) as client:
         answer = await client.get("/metrics")
-        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert answer.status_code == 401 and "Bearer" in answer.headers["WWW-Authenticate"]
         key = {"Authorization": f"Bearer {secrets['bob']}"}
         assert (await client.get("/metrics", headers=key)).status_code == 200
+
+
+async def test_a_browser_is_asked_for_the_key_as_a_password(serve: Serve, tmp_path: Path) -> None:  # noqa: F811
+    secrets, access = keyed(tmp_path)
+    server = await serve(SCRIPT, access=access)
+    async with httpx.AsyncClient(base_url=server.http) as client:
+        assert "Basic" in (await client.get("/metrics")).headers["WWW-Authenticate"]
+        assert (await client.get("/metrics", auth=("me", secrets["bob"]))).status_code == 200
+        assert (await client.get("/metrics", auth=("me", "wrong"))).status_code == 401
+        for broken in ("Basic", "Basic *", "Basic bm9jb2xvbg==", "Basic /////w=="):
+            answer = await client.get("/metrics", headers={"Authorization": broken})
+            assert answer.status_code == 401, broken
+
+
+async def test_a_page_that_is_allowed_gets_cors(serve: Serve) -> None:  # noqa: F811
+    server = await serve(SCRIPT, access=Access(origins=("https://friend.example",)))
+    asked = {
+        "Origin": "https://friend.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    async with httpx.AsyncClient(base_url=server.http) as client:
+        allowed = await client.options("/v1/audio/transcriptions", headers=asked)
+        assert allowed.status_code == 200
+        assert allowed.headers["Access-Control-Allow-Origin"] == "https://friend.example"
+        asked["Origin"] = "https://evil.example"
+        refused = await client.options("/v1/audio/transcriptions", headers=asked)
+        assert "Access-Control-Allow-Origin" not in refused.headers

@@ -86,19 +86,26 @@ async def serving(recognizer: Recognizer, **options: Any) -> AsyncIterator[Serve
     api = Api(agent, **options)
     app = FastAPI()
     add_routes(app, api)
-    config = uvicorn.Config(app, port=0, log_config=None, ws_max_size=1 << 20, lifespan="off")
-    server = uvicorn.Server(config)
+    async with running(app) as port:
+        try:
+            yield Server(port, api, recognizer, app)
+        finally:
+            await agent.sessions.drain(2.0)
+    api.close()
+    await agent.close()
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[int]:
+    """Serve an app on a free port, which is yielded."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws_max_size=1 << 20))
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Server(port, api, recognizer, app)
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
-        await agent.sessions.drain(2.0)
         server.should_exit = True
         await task
-        api.close()
-        await agent.close()
 
 
 Serve = Callable[..., Awaitable[Server]]

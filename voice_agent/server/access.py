@@ -7,12 +7,14 @@
 
 Without keys only this machine is served (loopback addresses); start-up says so.
 Browsers cannot set headers on websockets, so a key may come as a subprotocol: `token, KEY` as
-Deepgram has it, or `openai-insecure-api-key.KEY` as OpenAI has it.
+Deepgram has it, or `openai-insecure-api-key.KEY` as OpenAI has it. Pages cannot send bearer keys
+at all, so it may also be the password of HTTP's basic scheme.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import ipaddress
 import time
 from collections import Counter, defaultdict
@@ -63,7 +65,11 @@ class Client:
 
 
 class Access:
-    """See the module docstring. Event loop only."""
+    """See the module docstring. Event loop only.
+
+    Attributes:
+        origins: of pages, besides the server's own, that may call it.
+    """
 
     def __init__(
         self,
@@ -81,7 +87,7 @@ class Access:
                 of this machine where there are not.
         """
         self._keys = keys
-        self._origins = origins
+        self.origins = origins
         self._hosts = hosts
         self._sessions: Counter[str] = Counter()
         self._audio_s: defaultdict[tuple[str, int], float] = defaultdict(float)  # by UTC day
@@ -103,7 +109,9 @@ class Access:
             peer = connection.client.host if connection.client is not None else ""
             if not _is_loopback(peer):
                 raise Denied(
-                    401, "key", "this server has no keys and so serves its own machine alone"
+                    401,
+                    "key",
+                    "this server has no keys and so serves its own machine alone; see server.keys",
                 )
             return Client("local")
         secret = secret_of(connection.headers)
@@ -119,11 +127,15 @@ class Access:
         name = (urlsplit("//" + connection.headers.get("host", "")).hostname or "").lower()
         allowed = self._hosts or (_LOCAL_NAMES if self._keys is None else ())
         if allowed and name not in allowed:
-            raise Denied(421, "host", f"this server does not answer to the name {name[:80]!r}")
+            raise Denied(
+                421,
+                "host",
+                f"this server does not answer to the name {name[:80]!r}; see server.hosts",
+            )
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is None or "*" in self._origins or origin in self._origins:
+        if origin is None or "*" in self.origins or origin in self.origins:
             return
         parts = urlsplit(origin)
         if not parts.netloc or parts.netloc.lower() != headers.get("host", "").lower():
@@ -174,6 +186,8 @@ def secret_of(headers: Headers) -> str | None:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() in ("bearer", "token") and value.strip():
         return value.strip()
+    if scheme.lower() == "basic":
+        return _password(value)
     offered = subprotocols(headers)
     for i, name in enumerate(offered):
         if name.startswith(_OPENAI_SUBPROTOCOL):
@@ -181,6 +195,14 @@ def secret_of(headers: Headers) -> str | None:
         if name in ("token", "bearer") and i + 1 < len(offered):
             return offered[i + 1]
     return None
+
+
+def _password(value: str) -> str | None:
+    try:
+        _, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return password if colon else None
 
 
 def subprotocols(headers: Headers) -> list[str]:

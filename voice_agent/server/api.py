@@ -55,7 +55,8 @@ class Turned(Exception):
         """Of the answer."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
+            # Browsers ask for a password on "Basic", and the key is one.
+            headers["WWW-Authenticate"] = 'Bearer, Basic realm="voice-agent: any name, and the key"'
         return headers
 
 

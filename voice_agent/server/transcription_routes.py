@@ -11,6 +11,7 @@ Every one of them asks `Api` whether the client may, before any other work.
 from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 
 from voice_agent.server import files, listen_ws, metrics, realtime_ws
 from voice_agent.server.api import Api, Turned
@@ -23,6 +24,12 @@ def add_routes(app: FastAPI, api: Api) -> None:
         app: whoever serves it calls `api.close()` at the end.
         api: what the routes share.
     """
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=api.access.origins,
+        allow_methods=["GET", "POST", "PATCH"],
+        allow_headers=["Authorization", "Content-Type"],
+    )
     app.include_router(listen_ws.routes(api))
     app.include_router(realtime_ws.routes(api))
     app.include_router(files.routes(api))
