@@ -85,8 +85,9 @@ class RemoteRecognizer:
         options = options or StreamOptions()
         if self._closed:
             raise EngineClosed(f"the connection to {self.name} is closed")
-        if options.extra:
-            raise ValueError(f"{self.name} does not know the option {min(options.extra)!r}")
+        if unknown := options.extra.keys() - {"phrases"}:
+            raise ValueError(f"{self.name} does not know the option {min(unknown)!r}")
+        phrases = options.extra.get("phrases", {})
         if options.final_pass != "stream":
             raise ValueError(f"{self.name} does not know final_pass={options.final_pass!r}")
         listening = Listening(
@@ -96,6 +97,10 @@ class RemoteRecognizer:
             language=options.language or "multi",
             right_context=options.right_context,
             endpointing=False,
+            keyterm=[phrase for phrase, boost in phrases.items() if boost is None],
+            keywords=[
+                f"{phrase}:{boost}" for phrase, boost in phrases.items() if boost is not None
+            ],
         )
         stream = RemoteStream(self, listening, options.language, on_event, deliver)
         self.post(stream.start)

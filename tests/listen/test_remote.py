@@ -82,6 +82,13 @@ async def test_no_partials_where_none_are_wanted(remote: RemoteRecognizer) -> No
     assert isinstance(final, Final) and final.language == "en"
 
 
+async def test_phrases_reach_the_recogniser_there(remote: RemoteRecognizer, server: Server) -> None:
+    phrases = {"Bengaluru": None, "NeMo 2:1": 2.5}
+    Heard(remote, StreamOptions(extra={"phrases": phrases}))
+    await eventually(lambda: bool(server.recognizer.opened))
+    assert server.recognizer.opened[0].options.extra == {"phrases": phrases}
+
+
 async def test_every_finish_is_answered_even_without_audio(remote: RemoteRecognizer) -> None:
     heard = Heard(remote)
     heard.stream.finish()

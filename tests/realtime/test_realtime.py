@@ -246,6 +246,14 @@ async def test_what_is_not_served_is_named_and_the_session_goes_on(
     await server.quiet()
 
 
+async def test_keywords_reach_the_recogniser(serve: Serve) -> None:
+    server = await serve(SAID)
+    async with connected(server) as client:
+        await client.update(audio={"input": {"transcription": {"keywords": ["Bengaluru"]}}})
+        await client.until("session.updated")
+        assert server.recognizer.opened[-1].options.extra == {"phrases": {"Bengaluru": None}}
+
+
 async def test_nulls_ask_for_nothing(serve: Serve) -> None:
     server = await serve(SAID)
     async with connected(server) as client:

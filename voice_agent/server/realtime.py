@@ -357,7 +357,8 @@ class RealtimeSession:
 
 def _heard_by(audio: AudioInput) -> tuple[object, ...]:
     """What of a configuration only another core can change."""
-    return audio.format, audio.transcription.language, audio.turn_detection
+    wanted = audio.transcription
+    return audio.format, wanted.language, wanted.keywords, audio.turn_detection
 
 
 def _decoded(audio: str, event_id: str | None) -> bytes:

@@ -63,10 +63,12 @@ class TranscriptionConfig(_Model):
     Attributes:
         model: its name; OpenAI's names do too.
         language: BCP-47 code; None where the recogniser decides.
+        keywords: phrases to prefer, where the recogniser can.
     """
 
     model: str | None = None
     language: str | None = None
+    keywords: tuple[str, ...] = ()
 
 
 class ServerVad(_Model):

@@ -34,7 +34,7 @@ def routes(api: Api) -> APIRouter:
                 deliver=deliver,
                 cutting=cutting_of(audio),
                 new_vad=api.new_vad,
-                options=StreamOptions(language=audio.transcription.language),
+                options=_options(audio),
             )
             core.open()
             return core
@@ -58,6 +58,12 @@ def routes(api: Api) -> APIRouter:
         await call.attach(ws, subprotocol=answer_to(ws.headers))
 
     return router
+
+
+def _options(audio: AudioInput) -> StreamOptions:
+    wanted = audio.transcription
+    extra = {"phrases": dict.fromkeys(wanted.keywords)} if wanted.keywords else {}
+    return StreamOptions(language=wanted.language, extra=extra)
 
 
 def _check_query(ws: WebSocket, served: str) -> None:
