@@ -227,7 +227,11 @@ class ServerSettings(_Group):
             a table of urls, username and credential.
         max_sessions: conversations at once; the next one is refused with 503.
         idle_timeout_s: seconds without speech from either side after which a session ends.
-        allowed_origins: web origins, besides the server's own, whose pages may call it.
+        keys: file of bearer keys (`voice_agent.server.keys`); None serves this machine alone.
+        allowed_origins: web origins, besides the server's own, whose pages may call it; "*" for
+            all.
+        hosts: names that clients may call it by; none for any where there are keys, and for
+            those of this machine where there are not.
     """
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -235,7 +239,9 @@ class ServerSettings(_Group):
     ice_servers: tuple[Annotated[IceServer, BeforeValidator(_bare_url_is_an_ice_server)], ...] = ()
     max_sessions: int = Field(default=8, ge=1)
     idle_timeout_s: float = Field(default=300.0, gt=0)
+    keys: Path | None = None
     allowed_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 class Settings(_Group):

@@ -110,3 +110,13 @@ async def test_draining_cuts_off_who_does_not_end():
 
 async def test_draining_an_empty_table_takes_no_time():
     assert await SessionTable(limit=1).drain(limit_s=3600) == 0
+
+
+def test_what_a_session_holds_is_given_back_once_with_its_slot():
+    table = SessionTable(limit=1)
+    session = table.admit("webrtc")
+    given_back = []
+    session.when_over(lambda: given_back.append(len(table)))
+    session.release()
+    session.release()
+    assert given_back == [0]

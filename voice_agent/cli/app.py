@@ -117,6 +117,10 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks one. [default: 7860]")] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keys of clients. [default: serve this machine alone]"),
+    ] = None,
     fd: Annotated[
         int | None,
         typer.Option(help="Serve on this inherited, listening socket instead of a port."),
@@ -140,6 +144,7 @@ def serve(
             "tts.name": tts,
             "server.host": host,
             "server.port": port,
+            "server.keys": keys,
         },
         fd=fd,
         verbose=verbose,

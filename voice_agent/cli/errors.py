@@ -40,6 +40,7 @@ def _text(error: BaseException) -> str | None:
     from voice_agent.demo.errors import DemoError
     from voice_agent.engine.errors import EngineError
     from voice_agent.server.errors import CannotListen
+    from voice_agent.server.keys import KeysError
     from voice_agent.transcribe.errors import AudioFileError, OptionNotServed
 
     match error:
@@ -48,6 +49,7 @@ def _text(error: BaseException) -> str | None:
             | ConfigError()
             | EngineError()
             | CannotListen()
+            | KeysError()
             | AudioFileError()
             | OptionNotServed()
             | DemoError()

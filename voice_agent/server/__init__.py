@@ -5,6 +5,7 @@
     webrtc     offers and ICE candidates
     page       Pipecat's prebuilt page, whose microphone is ours (microphone.js)
     calls      one conversation over one transport
+    door       who may talk to the agent
     sessions   admission, tracking, draining
     agent      what they share: settings, recogniser, sessions
     banner     the lines that a start prints

@@ -7,7 +7,8 @@
     GET         /readyz       200 while new sessions are admitted, else 503 with the reason
     ...         /v1, /metrics transcription without an agent (transcription_routes.py)
 
-A refusal is HTTP 503 with Retry-After, or websocket close 1013, before any other work.
+A refusal comes before any other work: HTTP 401, 403, 421 or 429 (access.py) for clients that may
+not, 503 with Retry-After or websocket close 1013 where there is no session just now.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 
 import voice_agent
+from voice_agent.config import ServerSettings
 from voice_agent.engine.errors import EngineFull
 from voice_agent.server import webrtc
+from voice_agent.server.access import Access, answer_to
 from voice_agent.server.agent import Agent
-from voice_agent.server.api import Api
+from voice_agent.server.api import Api, Turned, deny
 from voice_agent.server.calls import AgentSerializer
+from voice_agent.server.door import Door
+from voice_agent.server.keys import KeyFile
 from voice_agent.server.page import prebuilt_page
 from voice_agent.server.sessions import Refused
 from voice_agent.server.transcription_routes import add_routes
@@ -40,10 +46,14 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
 
     Args:
         agent: whom the clients talk to.
-        api: of the transcription routes; None for one that serves this machine alone.
+        api: of the transcription routes; None for one by the agent's settings.
+
+    Raises:
+        KeysError: `server.keys` cannot be used.
     """
-    offers = webrtc.Offers(agent)
-    transcription = api or Api(agent)
+    transcription = api or Api(agent, access=_access(agent.settings.server))
+    door = Door(transcription)
+    offers = webrtc.Offers(agent, door)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -52,13 +62,24 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
         transcription.close()
 
     app = FastAPI(title="voice-agent", version=voice_agent.__version__, lifespan=lifespan)
-    app.include_router(webrtc.routes(agent, offers))
+    if origins := agent.settings.server.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PATCH"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.include_router(webrtc.routes(agent, door, offers))
     add_routes(app, transcription)
 
     @app.exception_handler(Refused)
     async def refused(_request: Request, error: Refused) -> JSONResponse:
         headers = {"Retry-After": str(error.retry_after_s)}
         return JSONResponse({"detail": str(error)}, status_code=503, headers=headers)
+
+    @app.exception_handler(Turned)
+    async def turned(_request: Request, error: Turned) -> JSONResponse:
+        return _refusal(error)
 
     @app.exception_handler(EngineFull)
     async def engine_full(request: Request, error: EngineFull) -> JSONResponse:
@@ -79,7 +100,7 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
 
     @app.websocket("/ws")
     async def websocket(ws: WebSocket) -> None:
-        await _talk(agent, ws)
+        await _talk(agent, door, ws)
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
@@ -89,15 +110,28 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
     return app
 
 
-async def _talk(agent: Agent, ws: WebSocket) -> None:
+def _access(server: ServerSettings) -> Access:
+    keys = KeyFile(server.keys) if server.keys is not None else None
+    return Access(keys, origins=server.allowed_origins, hosts=server.hosts)
+
+
+def _refusal(turned: Turned) -> JSONResponse:
+    return JSONResponse({"detail": str(turned)}, turned.status, turned.headers)
+
+
+async def _talk(agent: Agent, door: Door, ws: WebSocket) -> None:
     """One client of /ws, from its handshake to its end."""
-    await ws.accept()  # a close code can only be sent over an open websocket
     try:
-        session = agent.sessions.admit("websocket")
-    except Refused as refusal:
-        await _close(ws, TRY_AGAIN_LATER, str(refusal))
+        session = await door.admit(ws, "websocket")
+    except Turned as turned:
+        if turned.status != 503:
+            await deny(ws, _refusal(turned))
+            return
+        await ws.accept()  # a close code can only be sent over an open websocket
+        await _close(ws, TRY_AGAIN_LATER, str(turned))
         return
     try:
+        await ws.accept(subprotocol=answer_to(ws.headers))
         transport = FastAPIWebsocketTransport(
             ws,
             FastAPIWebsocketParams(

@@ -91,6 +91,10 @@ def _rows(settings: Settings, recognizer: Recognizer) -> list[tuple[str, str]]:
     rows.append(("tts", f"{tts.name}; --tts changes it"))
     sessions = min(settings.server.max_sessions, settings.slots)
     rows.append(("sessions", f"{sessions} at once (server.max_sessions)"))
+    if settings.server.keys is None:
+        rows.append(("open to", "this machine alone; --keys names a file of keys for others"))
+    else:
+        rows.append(("open to", f"clients with a key of {settings.server.keys}"))
     return rows
 
 

@@ -13,6 +13,8 @@ import asyncio
 import contextlib
 import math
 import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Protocol
 
 from loguru import logger
@@ -62,10 +64,16 @@ class Session:
         self.call: Call | None = None
         self.task: asyncio.Task[None] | None = None
         self._table = table
+        self._over = ExitStack()
+
+    def when_over(self, callback: Callable[[], object]) -> None:
+        """Have something else given back when the slot is; the last one first."""
+        self._over.callback(callback)
 
     def release(self) -> None:
         """Give the slot back. Idempotent; `SessionTable.start` does it for calls that ran."""
         self._table._forget(self)
+        self._over.close()
 
 
 class SessionTable:

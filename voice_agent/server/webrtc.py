@@ -23,40 +23,46 @@ from pipecat.transports.smallwebrtc.request_handler import (
     SmallWebRTCRequestHandler,
 )
 from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
+from starlette.requests import HTTPConnection
 
 from voice_agent.server.agent import Agent
+from voice_agent.server.door import Door
 from voice_agent.server.sessions import Session
 
 
 class Offers:
     """Answers offers, one session for each new peer connection."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, door: Door) -> None:
         """Answer offers for an agent.
 
         Args:
             agent: whom the callers talk to.
+            door: admits them.
         """
         self._agent = agent
+        self._door = door
         self._handler = SmallWebRTCRequestHandler(ice_servers=_ice_servers(agent) or None)
         self._calling: set[str] = set()  # pc_ids of calls that run
 
-    async def answer(self, offer: SmallWebRTCRequest) -> dict[str, str]:
+    async def answer(self, offer: SmallWebRTCRequest, caller: HTTPConnection) -> dict[str, str]:
         """Answer an offer, or renegotiate a running call.
 
         Args:
             offer: SDP, and the pc_id of a call that is to be renegotiated.
+            caller: who sent it.
 
         Returns:
             `sdp`, `type` and `pc_id`.
 
         Raises:
-            Refused: loading, draining or full; decided before any other work.
+            Turned: not allowed, loading, draining or full; decided before any other work.
             HTTPException: 400, an offer that cannot be used.
         """
         if offer.pc_id in self._calling:
+            await self._door.check(caller)
             return await self._negotiate(offer, None)
-        session = self._agent.sessions.admit("webrtc")
+        session = await self._door.admit(caller, "webrtc")
         try:
             return await self._negotiate(offer, session)
         except BaseException:
@@ -103,15 +109,18 @@ class Offers:
         task = self._agent.sessions.start(session, call)
         task.add_done_callback(lambda _: self._calling.discard(pc_id))
 
-    async def add_candidates(self, patch: SmallWebRTCPatchRequest) -> None:
+    async def add_candidates(self, patch: SmallWebRTCPatchRequest, caller: HTTPConnection) -> None:
         """Give a running call ICE candidates that its client found late.
 
         Args:
             patch: pc_id and candidates.
+            caller: who sent them.
 
         Raises:
+            Turned: not allowed.
             HTTPException: 404 for an unknown pc_id, 400 for a candidate that cannot be read.
         """
+        await self._door.check(caller)
         try:
             await self._handler.handle_patch_request(patch)
         except HTTPException:
@@ -124,28 +133,30 @@ class Offers:
         await self._handler.close()
 
 
-def routes(agent: Agent, offers: Offers) -> APIRouter:
+def routes(agent: Agent, door: Door, offers: Offers) -> APIRouter:
     """The routes of the module docstring.
 
     Args:
         agent: whom the callers talk to.
+        door: admits them.
         offers: answers them.
     """
     router = APIRouter(tags=["webrtc"])
 
     @router.post("/api/offer")
     @router.post("/sessions/{session_id}/api/offer", include_in_schema=False)
-    async def offer(body: SmallWebRTCRequest) -> dict[str, str]:
-        return await offers.answer(body)
+    async def offer(body: SmallWebRTCRequest, request: Request) -> dict[str, str]:
+        return await offers.answer(body, request)
 
     @router.patch("/api/offer")
     @router.patch("/sessions/{session_id}/api/offer", include_in_schema=False)
-    async def candidates(body: SmallWebRTCPatchRequest) -> dict[str, str]:
-        await offers.add_candidates(body)
+    async def candidates(body: SmallWebRTCPatchRequest, request: Request) -> dict[str, str]:
+        await offers.add_candidates(body, request)
         return {"status": "success"}
 
     @router.post("/start", include_in_schema=False)
     async def start(request: Request) -> dict[str, Any]:
+        await door.check(request)
         agent.sessions.check()
         try:
             wanted = (await request.json()).get("transport", "webrtc")
