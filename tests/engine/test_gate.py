@@ -13,11 +13,26 @@ from tests.engine.gate_fixtures import LevelIdentifier, ManualRecognizer, speech
 from tests.engine.indic_fixtures import WordASecond
 from tests.support.collect import Collector
 from training.kannada_speech import kannada_voice, speak
-from voice_agent.engine.errors import EngineClosed
-from voice_agent.engine.gate import GatedRecognizer, GateSettings, GateTrouble, LanguageDecided
+from voice_agent.engine.errors import EngineClosed, ModelNotFound
+from voice_agent.engine.gate import (
+    GatedRecognizer,
+    GateSettings,
+    GateTrouble,
+    LanguageDecided,
+    load_gate,
+)
+from voice_agent.engine.gate_ear import Ear
+from voice_agent.engine.gate_stream import GatedStream
 from voice_agent.engine.indic_conformer import IndicConformerRecognizer, load_indic_conformer
 from voice_agent.engine.lid import load_language_identifier
-from voice_agent.engine.recognizer import Failed, Final, Recognizer, Stream, StreamOptions
+from voice_agent.engine.recognizer import (
+    Failed,
+    Final,
+    Recognizer,
+    Stream,
+    StreamOptions,
+    deliver_here,
+)
 
 
 @pytest.fixture
@@ -180,6 +195,29 @@ def test_closing_it_fails_its_streams(recognizers):
         stream.feed(speech("kn", 0.1))
 
 
+def test_load_gate_loads_parts_by_name_and_takes_those_that_are_loaded():
+    english = ManualRecognizer("en")
+    gate = load_gate({"en": english, "kn": "tiny-kn"}, device="cpu")
+    assert gate.name == "rec-en + tiny-kn by tiny-lid"
+    assert gate.default == "en" and gate.recognizers["en"] is english
+    gate.close()
+
+
+@pytest.mark.parametrize(
+    ("models", "identifier", "error", "says"),
+    [
+        ({"en": "none.nemo", "kn": "tiny-kn"}, "embedded", ModelNotFound, "no such file"),
+        ({"kn": "tiny-kn", "hi": "tiny-kn"}, "embedded", ValueError, "writes kn, not 'hi'"),
+        ({"kn": "tiny-kn"}, "embedded", ValueError, "two or more"),
+        ({"kn": "tiny-kn"}, "guess", ModelNotFound, "choose embedded"),
+        ({}, "embedded", ValueError, "has no recogniser"),
+    ],
+)
+def test_load_gate_names_what_does_not_fit(models, identifier, error, says):
+    with pytest.raises(error, match=says):
+        load_gate(models, identifier=identifier, device="cpu")
+
+
 # -- the shipped models --------------------------------------------------------------------------
 
 
@@ -219,3 +257,78 @@ def test_tiny_lid_sends_kannada_to_tiny_kn_and_leaves_english_alone(said):
     assert first.text == third.text == f"en {len(said['en'])}"
     wanted = "ಮಕ್ಕಳು ಶಾಲೆಗೆ ಹೋದರು ನಾನು ಬೆಂಗಳೂರಿಗೆ ಹೋಗುತ್ತೇನೆ"
     assert jiwer.cer(wanted, second.text) < 0.4
+
+
+class Listener:
+    """A gated stream by tiny-lid that hears as fast as it is fed, without a thread."""
+
+    def __init__(self):
+        self.recognizers = {code: ManualRecognizer(code) for code in ("en", "kn")}
+        self.ear = Ear(load_language_identifier("embedded"))
+        self.events = []
+        self.stream = GatedStream(
+            self.recognizers,
+            GateSettings(patience_s=60.0),
+            self.ear,
+            self.events.append,
+            deliver=deliver_here,
+            options=StreamOptions(),
+            observe=lambda _: None,
+        )
+
+    def hear(self, pcm):
+        for start in range(0, len(pcm), 1280):
+            self.stream.feed(pcm[start : start + 1280])
+            while self.ear.answer():
+                pass
+
+    def end(self):
+        self.stream.finish()
+        while self.ear.answer():
+            pass
+        for recognizer in self.recognizers.values():
+            for stream in list(recognizer.streams):
+                stream.final()
+        return [e for e in self.events if isinstance(e, LanguageDecided)]
+
+
+SOUNDS = {
+    "silence": np.zeros(48_000, np.float32),
+    "hiss": np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32),
+    "melody": np.concatenate(
+        [
+            np.sin(2 * np.pi * hz * np.arange(8000) / 16_000) * np.exp(-np.arange(8000) / 5000)
+            for hz in (262, 294, 330, 349, 392, 440)
+        ]
+    ).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("sound", SOUNDS)
+def test_tiny_lid_decides_nothing_about_what_is_no_speech(sound):
+    listener = Listener()
+    listener.hear(SOUNDS[sound])
+    assert listener.end() == []
+    assert not listener.recognizers["kn"].opened
+
+
+def test_a_segment_of_a_third_of_a_second_goes_by_the_callers_past(said):
+    listener = Listener()
+    short = said["kn"][8000 : 8000 + 4800]
+    listener.hear(short)
+    first = listener.end()
+    assert [d.reason for d in first] in ([], ["final"]), "there is no past to go by"
+    for _ in range(2):
+        listener.hear(said["kn"])
+        listener.end()
+    listener.hear(short)
+    assert listener.end()[-1].language == "kn"
+
+
+def test_a_segment_that_switches_language_in_the_middle_is_followed(said):
+    listener = Listener()
+    listener.hear(said["en"][:-3200])
+    listener.hear(np.concatenate([said["kn"][8000:-3200]] * 2))
+    decided = listener.end()
+    assert [d.language for d in decided][:2] == ["en", "kn"]
+    assert decided[1].reason == "recheck" and decided[1].reversed

@@ -1,0 +1,138 @@
+"""Call a running agent, speak English, then Kannada, and print what it made of either.
+
+    VOICE_AGENT_LANGUAGE=auto VOICE_AGENT_GATE__ENABLED=true voice-agent serve &
+    python examples/bilingual_call.py
+
+Nobody presses anything: the agent's language gate tells the languages apart by ear. The caller is
+a WebRTC peer as a browser is one, with espeak-ng for a voice; captions, decisions and troubles of
+the gate come on the data channel, as RTVI server messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import urllib.request
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import soxr
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+
+from voice_agent.demo.clip import CLIP_RATE
+from voice_agent.demo.microphone import ClipTrack
+from voice_agent.services.espeak_ng import espeak_ng
+
+PHRASES = (
+    ("en-us", "Good morning, I would like to book a table for two people this evening."),
+    ("kn", "ಮಕ್ಕಳು ಶಾಲೆಗೆ ಹೋದರು, ನಾನು ಬೆಂಗಳೂರಿಗೆ ಹೋಗುತ್ತೇನೆ."),
+    ("en-us", "Could you tell me when the next train to the city leaves from here?"),
+)
+PAUSE_S = 1.0
+
+Message = dict[str, Any]
+
+
+async def spoken(phrases: Sequence[tuple[str, str]]) -> np.ndarray:
+    """The phrases with a pause after each: int16, 48 kHz mono, shape (n,)."""
+    engine, pieces = espeak_ng(), []
+    for voice, text in phrases:
+        said = b"".join([piece async for piece in engine.speak(text, voice)])
+        pcm = np.frombuffer(said, "<i2").astype(np.float32)
+        pieces += [soxr.resample(pcm, engine.sample_rate, CLIP_RATE)]
+        pieces += [np.zeros(round(PAUSE_S * CLIP_RATE), np.float32)]
+    return np.concatenate(pieces).clip(-32768, 32767).astype(np.int16)
+
+
+async def call(
+    url: str,
+    phrases: Sequence[tuple[str, str]] = PHRASES,
+    on_message: Callable[[Message], None] = lambda message: None,
+    limit_s: float = 15.0,
+) -> list[Message]:
+    """Place one call and say the phrases.
+
+    Args:
+        url: of the server.
+        phrases: voice and text of each.
+        on_message: gets each server message as it comes.
+        limit_s: seconds after the last phrase in which its final must have come.
+
+    Returns:
+        All server messages, in order.
+    """
+    messages: list[Message] = []
+    ready, understood = asyncio.Event(), asyncio.Event()
+
+    def heard(raw: str | bytes) -> None:
+        message = json.loads(raw)
+        if message["type"] == "bot-ready":
+            ready.set()
+        elif message["type"] == "server-message":
+            data = message["data"]
+            messages.append(data)
+            on_message(data)
+            finals = [m for m in messages if m["type"] == "caption" and m["final"]]
+            if len(finals) >= len(phrases):
+                understood.set()
+
+    microphone = ClipTrack(await spoken(phrases))
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        channel = peer.createDataChannel("rtvi")
+        channel.on("message", heard)
+        channel.on("open", lambda: channel.send(json.dumps(hello())))
+        peer.addTrack(microphone)
+        await peer.setLocalDescription(await peer.createOffer())
+        answer = await asyncio.to_thread(offer, url, peer.localDescription)
+        await peer.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
+        async with asyncio.timeout(30):
+            await ready.wait()
+        microphone.play()
+        await microphone.done.wait()
+        async with asyncio.timeout(limit_s):
+            await understood.wait()
+    except TimeoutError:
+        pass  # what did come is told
+    finally:
+        microphone.stop()
+        await peer.close()
+    return messages
+
+
+def hello() -> Message:
+    """What an RTVI client says first."""
+    about = {"library": "bilingual_call", "platform": "aiortc"}
+    data = {"version": "2.2.0", "about": about}
+    return {"label": "rtvi-ai", "id": uuid.uuid4().hex, "type": "client-ready", "data": data}
+
+
+def offer(url: str, local: RTCSessionDescription) -> Message:
+    """Exchange session descriptions with the server."""
+    body = json.dumps({"sdp": local.sdp, "type": local.type}).encode()
+    request = urllib.request.Request(f"{url}/api/offer", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def show(message: Message) -> None:
+    """Print a message as a line; partials overwrite each other on a terminal."""
+    match message["type"]:
+        case "caption":
+            end = "\n" if message["final"] else "\r"
+            print(f"[{message['language'] or '??'}] {message['text']}", end=end, flush=True)
+        case "language":
+            print(
+                f"     taken for {message['language']} ({message['posterior']:.2f} after "
+                f"{message['speech_s']:.1f} s, {message['reason']}): {message['recognizer']}"
+            )
+        case "gate_trouble":
+            print(f"     {message['problem']}")
+
+
+if __name__ == "__main__":
+    where = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7860"
+    asyncio.run(call(where, on_message=show))
