@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import httpx
 import pytest
 import websockets
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import InvalidStatus
 
@@ -60,3 +65,37 @@ async def test_the_engines_own_counters_are_exported(serve: Serve) -> None:  # n
         "voice_agent_engine_open_streams", "voice_agent_engine_ticks_total",
         "voice_agent_engine_late_total", "voice_agent_engine_refused_total",
     } <= set(names)  # fmt: skip
+
+
+DOCKER = Path(__file__).parents[2] / "docker"
+
+
+async def test_the_dashboard_shows_metrics_that_exist_and_all_of_ours(
+    serve: Serve,  # noqa: F811
+) -> None:
+    from voice_agent.engine.scheduler import Stats
+
+    recognizer = ScriptedRecognizer()
+    recognizer.stats = Stats()  # type: ignore[attr-defined]
+    server = await serve(recognizer=recognizer)
+    async with httpx.AsyncClient(base_url=server.http) as client:
+        text = (await client.get("/metrics")).text
+    # `# TYPE name counter` is there before the first sample of a metric with labels.
+    exported = set(re.findall(r"^# TYPE (\w+)(?<!_created) ", text, re.M))
+    exported.add("voice_agent_gpu_memory_bytes")  # where CUDA is in use
+    dashboard = json.loads((DOCKER / "grafana-dashboard.json").read_text())
+    queries = " ".join(t["expr"] for panel in dashboard["panels"] for t in panel["targets"])
+    shown = {
+        re.sub("_bucket$", "", name)
+        for name in re.findall(r"\b(?:voice_agent|process)_\w+", queries)
+    }
+    assert shown <= exported
+    ours = {name for name in exported if name.startswith("voice_agent_")}
+    assert ours - shown == {"voice_agent_admitting"}
+
+
+def test_what_compose_mounts_into_grafana_and_prometheus_is_there() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    for name in ("grafana", "prometheus"):
+        files = [v.split(":")[0] for v in services[name]["volumes"] if v.startswith("./")]
+        assert files and all((DOCKER / file).is_file() for file in files)
