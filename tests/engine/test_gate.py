@@ -120,6 +120,12 @@ def test_observers_get_what_every_stream_decides(gate):
         stream.finish()
         heard.final()
     assert [e.language for e in observed if e.reason == "final"] == ["kn", "kn"]
+    ((kind, total),) = (
+        (kind, total) for kind, total in gate.tally.decisions().items() if kind.reason == "final"
+    )
+    assert (kind.language, kind.recognizer, kind.reversed) == ("kn", "kn", False)
+    assert (total.count, total.posterior, total.speech_s) == (2, pytest.approx(2.0), 2.0)
+    assert gate.tally.troubles() == 0
 
 
 def test_on_an_event_loop_every_event_comes_on_the_loop_in_order(gate):
@@ -180,6 +186,7 @@ def test_an_identifier_that_hangs_leaves_the_caller_with_the_default_language(re
     recognizers["en"].opened[0].final()
     assert heard.final().language == "en"
     assert [type(e) for e in heard.events] == [GateTrouble, Final]
+    assert gate.tally.troubles() == 1
     release.set()
     gate.close()
 

@@ -23,6 +23,7 @@ from voice_agent.engine.gate_ear import Ear
 from voice_agent.engine.gate_events import GateEvent, GateTrouble, LanguageDecided, OnGateEvent
 from voice_agent.engine.gate_policy import GateSettings
 from voice_agent.engine.gate_stream import GatedStream
+from voice_agent.engine.gate_tally import GateTally
 from voice_agent.engine.lid.base import LanguageIdentifier
 from voice_agent.engine.recognizer import (
     Deliver,
@@ -54,6 +55,7 @@ class GatedRecognizer:
         recognizers: by language.
         identifier: tells the languages.
         settings: of the gate.
+        tally: counts what every stream was told.
         observers: get every `LanguageDecided` and `GateTrouble` of every stream, where its events
             are delivered; quick, and from any thread.
     """
@@ -99,7 +101,8 @@ class GatedRecognizer:
         self.streaming = recognizers[default].streaming
         names = dict.fromkeys(self.recognizers[code].name for code in languages)
         self.name = f"{' + '.join(names)} by {identifier.name}"
-        self.observers: list[OnGateEvent] = []
+        self.tally = GateTally()
+        self.observers: list[OnGateEvent] = [self.tally]
         self._ear = Ear(identifier)
         self._ear.start()
 
