@@ -163,6 +163,13 @@ def test_vtt_has_a_header_and_escapes_markup():
     assert text.startswith("WEBVTT\n\n00:00:00.600 --> 00:00:01.760\ngood &lt;b&gt; day\n")
 
 
-def test_a_recogniser_without_word_times_gets_a_cue_a_segment():
+def test_words_without_times_get_their_share_of_the_segment():
     bare = Transcript("a.wav", "hello", None, (Segment("hello", 1.0, 2.5, (), (), None),))
     assert formats.to_srt(bare) == "1\n00:00:01,000 --> 00:00:02,500\nhello\n"
+    long = Transcript("a.wav", LONG, None, (Segment(LONG, 10.0, 30.0, (), (), None),))
+    cues = list(formats.cues(long))
+    assert " ".join(cue.text for cue in cues) == LONG
+    assert len(cues) > 2 and (cues[0].start_s, cues[-1].end_s) == pytest.approx((10.0, 30.0))
+    for cue, after in zip(cues, cues[1:], strict=False):
+        assert cue.end_s == pytest.approx(after.start_s)
+        assert cue.end_s - cue.start_s <= formats.CUE_S

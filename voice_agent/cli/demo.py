@@ -75,11 +75,14 @@ def run(
     with ServerProcess([str(text) for text in given]) as server:
         name = _wait(server, console)
         console.print(
-            f"[dim]{server.url} is ready with {name} after {time.monotonic() - started:.1f} s[/dim]"
+            f"[dim]{server.url} is ready with {escape(name)} "
+            f"after {time.monotonic() - started:.1f} s[/dim]",
+            soft_wrap=True,
         )
         console.print(
             f"[dim]calling it over WebRTC and playing {played.name}, {played.seconds:.1f} s, "
-            "as fast as it was spoken[/dim]"
+            "as fast as it was spoken[/dim]",
+            soft_wrap=True,
         )
         heard = asyncio.run(_call(server.url, played, console))
     _write_reply(reply, heard)

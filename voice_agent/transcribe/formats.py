@@ -14,8 +14,10 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
+from voice_agent.engine.recognizer import Word
 from voice_agent.transcribe.transcriber import Segment, Transcript
 
 CUE_LINE = 42
@@ -71,7 +73,7 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
     """Break segments where a cue is full, at word ends.
 
     Args:
-        transcript: a recogniser that gives no word times gets one cue a segment.
+        transcript: where a recogniser gives no word times, they are estimated.
 
     Yields:
         Cues in order.
@@ -81,10 +83,7 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
 
 
 def _cues_of(segment: Segment) -> Iterator[Cue]:
-    if not segment.words:
-        yield Cue(segment.start_s, segment.end_s, segment.text)
-        return
-    words = list(segment.words)
+    words = segment.words or _spread(segment)
     begin = 0
     for i in range(1, len(words) + 1):
         if i < len(words):
@@ -95,6 +94,17 @@ def _cues_of(segment: Segment) -> Iterator[Cue]:
         text = " ".join(w.word for w in words[begin:i])
         yield Cue(words[begin].start_s, words[i - 1].end_s, text)
         begin = i
+
+
+def _spread(segment: Segment) -> tuple[Word, ...]:
+    """Times for words that have none: each takes its share of the segment by its letters."""
+    texts = segment.text.split()
+    per_letter_s = (segment.end_s - segment.start_s) / max(1, sum(map(len, texts)))
+    ends = [segment.start_s + n * per_letter_s for n in accumulate(map(len, texts))]
+    starts = [segment.start_s, *ends]
+    return tuple(
+        Word(text, start, end, 0.0) for text, start, end in zip(texts, starts, ends, strict=False)
+    )
 
 
 def _lines(cue: Cue) -> str:
