@@ -56,7 +56,7 @@ def run(
     if reply.is_dir():
         raise UsageFault(f"--reply {reply} is a folder; name a WAV file")
     reply.parent.mkdir(parents=True, exist_ok=True)  # before the call, whose answer it is to hold
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     with console.status("importing aiortc, reading the clip"):
         from voice_agent.demo.clip import known_clip, load_clip
         from voice_agent.demo.server import ServerProcess
@@ -76,13 +76,11 @@ def run(
         name = _wait(server, console)
         console.print(
             f"[dim]{server.url} is ready with {escape(name)} "
-            f"after {time.monotonic() - started:.1f} s[/dim]",
-            soft_wrap=True,
+            f"after {time.monotonic() - started:.1f} s[/dim]"
         )
         console.print(
             f"[dim]calling it over WebRTC and playing {played.name}, {played.seconds:.1f} s, "
-            "as fast as it was spoken[/dim]",
-            soft_wrap=True,
+            "as fast as it was spoken[/dim]"
         )
         heard = asyncio.run(_call(server.url, played, console))
     _write_reply(reply, heard)
@@ -117,8 +115,7 @@ async def _call(url: str, clip: Clip, console: Console) -> Heard:
         console.print(
             f"{stamp()} [bold]you   [/bold] {escape(heard.text)} "
             f"[dim]({heard.language or 'language unknown'}, final "
-            f"{_ms(heard.after_speech_s)} after speech)[/dim]",
-            soft_wrap=True,
+            f"{_ms(heard.after_speech_s)} after speech)[/dim]"
         )
 
     return await place_call(
@@ -126,12 +123,10 @@ async def _call(url: str, clip: Clip, console: Console) -> Heard:
         clip,
         Listener(
             on_connected=lambda: console.print(f"{stamp()} connected"),
-            on_partial=lambda text: console.print(
-                f"{stamp()} [dim]      … {escape(text)}[/dim]", soft_wrap=True
-            ),
+            on_partial=lambda text: console.print(f"{stamp()} [dim]      … {escape(text)}[/dim]"),
             on_final=final,
             on_said=lambda text: console.print(
-                f"{stamp()} [bold cyan]agent [/bold cyan] {escape(text)}", soft_wrap=True
+                f"{stamp()} [bold cyan]agent [/bold cyan] {escape(text)}"
             ),
             on_voice=lambda seconds: console.print(
                 f"{stamp()} [cyan]agent  speaks[/cyan] [dim](voice to voice {_ms(seconds)})[/dim]"
@@ -163,8 +158,8 @@ def _judge(console: Console, clip: Clip, heard: Heard, reply: Path, server_exit:
         wrong.append(f"the server ended with exit code {server_exit} instead of 0")
     console.print()
     if clip.text is not None and text:
-        console.print(f"said   {clip.text}", soft_wrap=True, markup=False)
-        console.print(f"heard  {text}", soft_wrap=True, markup=False)
+        console.print(f"said   {clip.text}", markup=False)
+        console.print(f"heard  {text}", markup=False)
         console.print(f"       word error rate {word_error_rate(clip.text, text):.0%}")
     console.print(
         f"       {heard.partials} partials, {len(heard.finals)} finals; "
