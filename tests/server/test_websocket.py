@@ -169,6 +169,19 @@ async def test_the_agent_speaks_rtvi_2(server):
     assert ready["data"]["version"].startswith("2.")
 
 
+async def test_a_recogniser_that_fails_ends_the_call_and_says_why(server):
+    """Rather than a conversation in which nobody listens."""
+    async with websockets.connect(server.ws_url) as websocket:
+        await bot_ready(websocket)
+        server.recognizer.opened[-1].fail("the device fell off the bus")
+        said = [message async for message in websocket]
+    frames = [frames_pb2.Frame.FromString(message) for message in said]
+    texts = [f.message.data for f in frames if f.WhichOneof("frame") == "message"]
+    (error,) = (m for m in map(json.loads, texts) if m["type"] == "error")
+    assert "the device fell off the bus" in error["data"]["error"]
+    assert websocket.close_code in (1000, 1001)
+
+
 async def test_many_connects_and_disconnects_leave_nothing_behind(server):
     """Some of them faster than sessions end, so they are refused."""
     for _ in range(20):
