@@ -84,6 +84,14 @@ def test_help_lists_every_command(capsys):
         assert f" {command} " in shown
 
 
+def test_help_says_what_happens_without_a_flag(capsys):
+    """Square brackets in a help text would be taken for markup and vanish."""
+    assert run("serve", "--help") == 0
+    shown = capsys.readouterr().out
+    for default in ("tiny-en", "auto", "a stand-in", "espeak", "127.0.0.1", "7860"):
+        assert f"[default: ({default})]" in shown
+
+
 def test_models_says_what_is_here_and_how_to_get_the_rest(capsys):
     assert run("models") == 0
     shown = capsys.readouterr().out
@@ -321,6 +329,7 @@ def test_no_memory_is_told_in_a_sentence(files, command, monkeypatch, capsys):
         ("--model nosuch", "nosuch: there is no such file"),
         ("--tts nvidia", "tts.name is nvidia"),
         ("--language xx", "language is 'xx', for which espeak-ng has no voice"),
+        ("--keys no.toml", "no.toml: cannot read the keys file"),
     ],
 )
 def test_what_no_call_could_use_keeps_a_server_from_starting(flags, told, capsys):

@@ -253,8 +253,8 @@ def stt(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="faster-whisper model of the yardstick, int8 on the CPU "
-                     "[default: that of faster-whisper in --stt]"),
+        typer.Option(metavar="MODEL", help="faster-whisper model of the yardstick, int8 on the CPU",
+                     show_default="that of faster-whisper in --stt"),
     ] = None,
 ) -> None:  # fmt: skip
     """Compare speech-to-text systems: errors, speed, latency and memory on the same clips."""

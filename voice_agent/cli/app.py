@@ -41,13 +41,13 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="NAME|PATH|ID",
-        help="An embedded model's name, a .nemo file or its folder, or a Hugging Face id. "
-        "[default: tiny-en]",
+        help="An embedded model's name, a .nemo file or its folder, or a Hugging Face id.",
+        show_default="tiny-en",
     ),
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]"),
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N.", show_default="auto"),
 ]
 RightContextOption = Annotated[
     int | None,
@@ -64,7 +64,8 @@ SttOption = Annotated[
         "--stt",
         metavar="NAME",
         help="Another speech-to-text system, which takes --model as it knows it; voice-agent "
-        "models lists them. [default: nemotron, this project's engine]",
+        "models lists them.",
+        show_default="nemotron, this project's engine",
     ),
 ]
 SttUrlOption = Annotated[
@@ -109,17 +110,21 @@ def serve(
     language: LanguageOption = None,
     llm_url: Annotated[
         str | None,
-        typer.Option(help="Base URL of an OpenAI-compatible endpoint. [default: a stand-in]"),
+        typer.Option(help="Base URL of an OpenAI-compatible endpoint.", show_default="a stand-in"),
     ] = None,
     llm_model: Annotated[str | None, typer.Option(help="The model's name there.")] = None,
     tts: Annotated[
-        str | None, typer.Option(help="espeak, kokoro, piper or nvidia. [default: espeak]")
+        str | None, typer.Option(help="espeak, kokoro, piper or nvidia.", show_default="espeak")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 picks one. [default: 7860]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 picks one.", show_default="7860")
+    ] = None,
     keys: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keys of clients. [default: serve this machine alone]"),
+        typer.Option(
+            metavar="FILE", help="Keys of clients.", show_default="serve this machine alone"
+        ),
     ] = None,
     fd: Annotated[
         int | None,

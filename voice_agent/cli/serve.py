@@ -38,7 +38,8 @@ def run(config: Path | None, overrides: Mapping[str, Any], *, fd: int | None, ve
 
     sock = _inherited(fd) if fd is not None else bind(settings.server.host, settings.server.port)
     started = time.monotonic()
-    console.print(f"voice-agent {voice_agent.__version__}: loading {what(settings)} ...")
+    begins = f"voice-agent {voice_agent.__version__}: loading {what(settings)} ..."
+    console.print(begins, markup=False, highlight=False, soft_wrap=True)
     status = console.status("loading")
     status.start()
 

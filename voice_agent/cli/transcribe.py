@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from voice_agent.cli import logs
@@ -80,7 +81,7 @@ def run(
 
 @contextlib.contextmanager
 def _recognizer(settings: Settings, console: Console) -> Iterator[Recognizer]:
-    with console.status(f"loading {what(settings)}"):
+    with console.status(f"loading {escape(what(settings))}"):
         recognizer = load(settings)
     try:
         yield recognizer

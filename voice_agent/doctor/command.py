@@ -19,7 +19,7 @@ _MARKS = {"ok": "ok  ", "note": "note", "warn": "WARN", "fail": "FAIL"}
 def doctor(
     profile: Annotated[
         Literal["cpu", "gpu", "spark"] | None,
-        typer.Option(help="What it shall run as. [default: by this machine's GPU]"),
+        typer.Option(help="What it shall run as.", show_default="by this machine's GPU"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     stun: Annotated[
@@ -27,7 +27,8 @@ def doctor(
         typer.Option(metavar="HOST:PORT", help="A STUN server to ask, for ICE."),
     ] = None,
     port: Annotated[
-        list[int] | None, typer.Option(help="TCP port that is wanted. Repeatable. [default: 7860]")
+        list[int] | None,
+        typer.Option(help="TCP port that is wanted. Repeatable.", show_default="7860"),
     ] = None,
 ) -> None:
     """Say what will work on this machine, what will not, and what mends it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from voice_agent.alternatives.registry import licence_notice
@@ -45,7 +46,7 @@ def print_ready(
     """
     table = Table.grid(padding=(0, 2))
     for name, what in _rows(settings, recognizer):
-        table.add_row(f"[bold]{name}[/bold]", what)
+        table.add_row(f"[bold]{name}[/bold]", escape(what))
     console.print(table)
     url = url_of(sock)
     if not _is_loopback(settings.server.host):
