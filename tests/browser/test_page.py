@@ -1,4 +1,4 @@
-"""The prebuilt page in a real browser, whose microphone plays a human voice, on a real server."""
+"""Pipecat's prebuilt page in a real browser with a human voice as microphone, on a real server."""
 
 import re
 from pathlib import Path
@@ -45,7 +45,7 @@ def see(visit, text: str | re.Pattern) -> None:
 
 
 def test_the_words_and_the_answer_appear_on_the_page(server, visit, clip):
-    caller = visit(server.url, clip)
+    caller = visit(f"{server.url}/client/", clip)
     caller.connect()
     see(caller, SAID)
     see(caller, f"You said: {SAID}.")
@@ -58,7 +58,7 @@ def test_the_words_and_the_answer_appear_on_the_page(server, visit, clip):
 
 
 def test_the_page_needs_nobody_but_its_server(server, visit, clip):
-    caller = visit(server.url, clip)
+    caller = visit(f"{server.url}/client/", clip)
     caller.connect()
     see(caller, SAID)
     own = (server.url, server.url.replace("http", "ws"), "blob:", "data:")
@@ -68,7 +68,7 @@ def test_the_page_needs_nobody_but_its_server(server, visit, clip):
 
 def test_a_second_call_from_the_same_page_is_heard_too(server, visit, clip):
     """The call stops the track that it was given; the page must have another."""
-    caller = visit(server.url, clip)
+    caller = visit(f"{server.url}/client/", clip)
     caller.connect()
     see(caller, SAID)
     caller.disconnect()
@@ -83,12 +83,12 @@ def test_a_second_call_from_the_same_page_is_heard_too(server, visit, clip):
 
 
 def test_a_microphone_that_may_not_be_used_is_told(server, visit):
-    caller = visit(server.url, None)
+    caller = visit(f"{server.url}/client/", None)
     see(caller, "Microphone blocked")
 
 
 def test_closing_the_tab_leaves_nothing_behind(server, visit, clip):
-    caller = visit(server.url, clip)
+    caller = visit(f"{server.url}/client/", clip)
     caller.connect()
     see(caller, SAID)
     caller.page.close()
@@ -100,7 +100,7 @@ def test_the_embedded_model_hears_the_clip_through_the_page(visit):
     settings = load_settings(overrides={"server.max_sessions": 1})
     server = RunningServer(settings, load_recognizer(settings))
     try:
-        caller = visit(server.url, known_clip())
+        caller = visit(f"{server.url}/client/", known_clip())
         caller.connect()
         see(caller, re.compile(r"\bYou said\b"))
         see(caller, re.compile(r"\bbest of times\b", re.IGNORECASE))

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from urllib.parse import urljoin
 
 import aioice.ice
 import pytest
@@ -210,10 +212,15 @@ async def test_a_transport_that_is_not_served_is_named(server):
     assert "'daily' is not served" in body["detail"]
 
 
-def test_the_page_is_served_and_the_root_leads_there(server):
-    with urllib.request.urlopen(f"{server.url}/") as response:
-        assert response.url == f"{server.url}/client/"
-        assert b"<title>" in response.read()
+@pytest.mark.parametrize("path", ["/", "/client/"])
+def test_both_pages_are_served_with_all_that_they_name(server, path):
+    with urllib.request.urlopen(f"{server.url}{path}") as response:
+        page = response.read().decode()
+    named = re.findall(r'(?:src|href)="([^"#]+)"', page)
+    assert named
+    for asset in named:
+        with urllib.request.urlopen(urljoin(f"{server.url}{path}", asset)) as response:
+            assert response.status == 200, asset
 
 
 def test_health_and_readiness(server, monkeypatch):

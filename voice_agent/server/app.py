@@ -2,7 +2,7 @@
 
     POST, PATCH /api/offer    WebRTC (webrtc.py)
     WS          /ws           the agent over Pipecat's protobuf frames
-    GET         /client/      Pipecat's prebuilt page; / leads there
+    GET         /, /client/   our page, and Pipecat's prebuilt one (page.py)
     GET         /healthz      200 while the process answers
     GET         /readyz       200 while new sessions are admitted, else 503 with the reason
     ...         /v1, /metrics transcription without an agent (transcription_routes.py)
@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 
 import voice_agent
@@ -31,7 +31,7 @@ from voice_agent.server.api import Api, Turned, deny
 from voice_agent.server.calls import AgentSerializer
 from voice_agent.server.door import Door
 from voice_agent.server.keys import KeyFile
-from voice_agent.server.page import prebuilt_page
+from voice_agent.server.page import add_pages
 from voice_agent.server.sessions import Refused
 from voice_agent.server.transcription_routes import add_routes
 
@@ -102,11 +102,7 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
     async def websocket(ws: WebSocket) -> None:
         await _talk(agent, door, ws)
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/client/")
-
-    app.mount("/client", prebuilt_page())
+    add_pages(app)
     return app
 
 
