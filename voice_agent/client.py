@@ -45,6 +45,8 @@ KEEPALIVE_S = 4.0
 _MESSAGE_BYTES = 32 * 1024  # servers limit a message's size
 _UNSENT_BYTES = 256 * 1024  # what `send` lets wait before it waits itself
 _CLOSE_S = 2.0
+_NOT_FOUND = 404
+_FIRST_GRACE_S = 10.0  # where the connection is lost before the server has named its own
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
 _LOST = (OSError, TimeoutError, WebSocketException)
 
@@ -98,7 +100,7 @@ class Listening:
         }
         self._query = {k: _text(v) for k, v in asked.items() if v is not None}
         self._token = ""
-        self._grace_s = 0.0
+        self._grace_s = _FIRST_GRACE_S
         self._seq = 0  # of the last event that arrived
         self._kept: deque[bytes | str] = deque()  # not acknowledged yet
         self._acknowledged = 0  # messages before the first of `_kept`
@@ -273,11 +275,13 @@ class Listening:
             async with asyncio.timeout(self._grace_s):
                 while True:
                     try:
-                        return await self._connect(
-                            {"resume": self._token, "received": str(self._seq)}
-                        )
+                        return await self._connect(self._again())
                     except InvalidStatus as error:
-                        if error.response.status_code < 500:
+                        status = error.response.status_code
+                        if status == _NOT_FOUND and self._token and not self._begun:
+                            self._token = ""  # the server has kept nothing, since it had nothing
+                            continue
+                        if status < 500:
                             raise _refusal(error, self._url) from error
                     except _LOST:
                         pass
@@ -288,6 +292,16 @@ class Listening:
                 f"the connection to {self._url} was lost and could not be had again "
                 f"within {self._grace_s:g} s"
             ) from None
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the server has confirmed anything, or said anything, of the session."""
+        return bool(self._acknowledged or self._seq)
+
+    def _again(self) -> dict[str, Any]:
+        if self._token:
+            return {"resume": self._token, "received": str(self._seq)}
+        return {**self._query, "resume": "true"}
 
 
 def _listen_url(url: str) -> str:

@@ -75,6 +75,23 @@ async def test_a_line_that_is_cut_again_and_again_costs_no_sample_and_no_word(
     await server.quiet()
 
 
+async def test_a_line_that_is_cut_before_anything_was_said_costs_nothing(serve: Serve) -> None:
+    server = await serve(SCRIPT)
+    async with (
+        line_to(server.port) as line,
+        Listening(f"ws://127.0.0.1:{line.port}", endpointing=False) as stream,
+    ):
+        for pause_s in (0.0, 0.05, 0.0, 0.05):  # with and without the session's token
+            await asyncio.sleep(pause_s)
+            line.cut()
+        await stream.send(speech(2.0).tobytes())
+        stream.end()
+        got = [message async for message in stream]
+    assert texts(got) == ["one two three"]
+    assert [s.size for s in server.recognizer.opened[-1].segments] == [2 * RATE]
+    await server.quiet()
+
+
 async def test_a_server_that_does_not_come_back_is_given_up(serve: Serve) -> None:
     server = await serve(SCRIPT, limits=StreamLimits(grace_s=0.3))
     async with (

@@ -95,6 +95,9 @@ async def test_a_token_holds_for_its_grace_and_not_longer(serve: Serve) -> None:
     server = await serve(SCRIPT, limits=StreamLimits(grace_s=0.2))
     ws = await websockets.connect(server.listen(resume="true"))
     token = (await read(ws))["token"]
+    await ws.send(speech(0.1).tobytes())
+    await eventually(lambda: bool(server.recognizer.streams))
+    await asyncio.sleep(0.05)
     ws.transport.abort()
     await server.quiet()
     with pytest.raises(InvalidStatus) as refused:

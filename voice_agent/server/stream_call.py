@@ -4,8 +4,8 @@
     pool threads     `ProtocolSession` decodes, listens for speech and maps messages (`Serial`)
     recogniser       its events go to the pool, as further calls of the same session
 
-A resumable session outlives its connection by `grace_s`, unless its client closed it with 1000;
-another connection takes it over. Its own close waits until the client has confirmed the end.
+A resumable session outlives its connection by `grace_s`, unless its client has sent nothing yet
+or closed it with 1000; another connection takes it over. Its own close waits until the client has confirmed the end.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class StreamCall:
         self._connection = None
         self._serial.post(self.session.detached)
         done = code == CLOSED if self.session.ended is None else self.session.settled
-        if self._resumable and not done:
+        if self._resumable and self._posted and not done:
             self._grace = self._loop.call_later(self._limits.grace_s, self._over.set)
         else:
             self._over.set()
