@@ -32,8 +32,9 @@ class FakeRunner:
     steps: list[tuple[list[int], list[int], int]] = field(default_factory=list)
     resets: list[int] = field(default_factory=list)
     during: object = None
+    boosts = False
 
-    def reset(self, slot, language):
+    def reset(self, slot, language, boost):
         self.resets.append(slot)
 
     def step(self, slots, pos, pcm, right):

@@ -7,12 +7,13 @@ network's output is kept in the slot, projected already, so that a blank frame c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from voice_agent.engine.boosting import START, PhraseBoost, Place
 from voice_agent.engine.config import DecoderConfig
 from voice_agent.engine.slots import SlotPool
 
@@ -30,6 +31,36 @@ class Emission:
     tokens: list[int]
     frames: list[int]
     probs: list[float]
+
+
+@dataclass(slots=True)
+class BoostState:
+    """How far the phrases of one slot have been said in its segment."""
+
+    phrases: PhraseBoost
+    state: tuple[Place, ...] = START
+
+
+def _boosted(
+    logits: torch.Tensor, best: torch.Tensor, boosts: Sequence[BoostState | None]
+) -> torch.Tensor:
+    """The best token of each lane that is about to speak, its phrases preferred.
+
+    Args:
+        logits: shape (n, tokens + 1); the last is blank, which has lost already.
+        best: shape (n,), without boosts.
+        boosts: of each lane; moved on by what it says.
+    """
+    best = best.clone()
+    for row, boost in enumerate(boosts):
+        if boost is not None:
+            bonus = boost.phrases.bonus(boost.state)
+            scores = logits[row, :-1].clone()
+            tokens = torch.tensor(list(bonus), device=scores.device)
+            scores[tokens] += torch.tensor(list(bonus.values()), device=scores.device)
+            best[row] = scores.argmax()
+            boost.state = boost.phrases.after(boost.state, int(best[row]))
+    return best
 
 
 class Decoder:
@@ -77,7 +108,11 @@ class Decoder:
         return torch.stack(hs, 1), torch.stack(cs, 1), F.linear(x, *self.pred)
 
     def __call__(
-        self, encoded: torch.Tensor, pool: SlotPool, slots: torch.Tensor
+        self,
+        encoded: torch.Tensor,
+        pool: SlotPool,
+        slots: torch.Tensor,
+        boosts: Sequence[BoostState | None] = (),
     ) -> list[Emission]:
         """Decode one chunk a lane and move the slots' decoder state on.
 
@@ -85,6 +120,7 @@ class Decoder:
             encoded: shape (n, frames, d_model).
             pool: state.
             slots: int64, shape (n,): distinct.
+            boosts: of each lane, moved on as it emits; empty where no lane has one.
 
         Returns:
             One emission a lane.
@@ -103,6 +139,8 @@ class Decoder:
                 if not spoke.any():
                     break
                 active, best, logits = active[spoke], best[spoke], logits[spoke]
+                if any(boosts):
+                    best = _boosted(logits, best, [boosts[lane] for lane in active.tolist()])
                 probs = logits.softmax(-1).gather(-1, best[:, None])[:, 0]
                 h[active], cell[active], pred[active] = self._predict(
                     self.embed[best], h[active], cell[active]

@@ -38,6 +38,8 @@ class NemoRunner:
     decoding reports neither within a chunk.
     """
 
+    boosts = False
+
     def __init__(self, path: Path, config: ModelConfig, *, device: torch.device) -> None:
         """Restore the checkpoint with NeMo; takes some 20 s for the import alone.
 
@@ -58,8 +60,8 @@ class NemoRunner:
         self._languages: dict[int, str] = {}
         self._right: int | None = None
 
-    def reset(self, slot: int, language: str | None = None) -> None:
-        """A new segment begins in `slot`."""
+    def reset(self, slot: int, language: str | None = None, boost: Any = None) -> None:
+        """A new segment begins in `slot`; a boost is never given, since `boosts` is False."""
         self._lanes.pop(slot, None)
         self._languages[slot] = language or "auto"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions, deliver_here
 from voice_agent.engine.scheduler import Runner, Scheduler, Stats
@@ -62,6 +64,8 @@ class NemotronRecognizer:
             raise ValueError(f"{self.name} has no tokenizer, so it cannot write")
         tokenizer = checkpoint.tokenizer
         self._prompt = config.prompt
+        self._surfaces = tokenizer.surfaces
+        self._boosts = runner.boosts
         self._scheduler = Scheduler(
             runner,
             {right: Chunks.of(config, right) for right in self.right_contexts},
@@ -95,8 +99,7 @@ class NemotronRecognizer:
     ) -> EngineStream:
         """Claim a slot; see `Recognizer.open`."""
         options = options or StreamOptions()
-        if options.extra:
-            raise ValueError(f"{self.name} does not know the option {min(options.extra)!r}")
+        boost = self._boost(options.extra)
         if self._prompt:
             self._prompt.index(options.language)
         primary = (options.language or "").split("-")[0].lower()
@@ -105,7 +108,15 @@ class NemotronRecognizer:
                 f"{self.name} writes {', '.join(self.languages)}, not {options.language!r}"
             )
         right = self._right(options.right_context, default=self.right_context)
-        return self._scheduler.open(on_event, deliver, options, right)
+        return self._scheduler.open(on_event, deliver, options, right, boost)
+
+    def _boost(self, extra: Mapping[str, Any]) -> PhraseBoost | None:
+        """What the option `phrases` asks for: boosts by phrase (`boosting.PhraseBoost`)."""
+        known = {"phrases"} if self._boosts else set()
+        if unknown := extra.keys() - known:
+            raise ValueError(f"{self.name} does not know the option {min(unknown)!r}")
+        phrases = extra.get("phrases")
+        return PhraseBoost(phrases, self._surfaces) if phrases else None
 
     def close(self) -> None:
         """Stop the engine thread; see `Recognizer.close`."""

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.checkpoint import Checkpoint
-from voice_agent.engine.decoder import Decoder, Emission
+from voice_agent.engine.decoder import BoostState, Decoder, Emission
 from voice_agent.engine.encoder import Encoder
 from voice_agent.engine.errors import CorruptCheckpoint
 from voice_agent.engine.features import LogMel
@@ -21,6 +22,8 @@ from voice_agent.engine.slots import SlotPool
 
 class EngineRunner:
     """The weights and the pool of one checkpoint on one device."""
+
+    boosts = True
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class EngineRunner:
             self.decoder = Decoder(weights, self.config.decoder)
             self.prompt = Prompt(weights, self.config.prompt) if self.config.prompt else None
             self._prompts = [0] * slots
+            self._boosts: list[BoostState | None] = [None] * slots
             self.pool = SlotPool(
                 self.config,
                 slots,
@@ -96,9 +100,12 @@ class EngineRunner:
         return start
 
     @torch.inference_mode()
-    def reset(self, slot: int, language: str | None = None) -> None:
+    def reset(
+        self, slot: int, language: str | None = None, boost: PhraseBoost | None = None
+    ) -> None:
         """A new segment begins in `slot`; see `voice_agent.engine.scheduler.Runner.reset`."""
         self.pool.reset(slot, self._start)
+        self._boosts[slot] = BoostState(boost) if boost else None
         if self.config.prompt:
             self._prompts[slot] = self.config.prompt.index(language)
 
@@ -116,7 +123,7 @@ class EngineRunner:
         if self.prompt:
             prompts = torch.tensor([self._prompts[s] for s in slots], device=self.device)
             encoded = self.prompt(encoded.float(), prompts)
-        return self.decoder(encoded, self.pool, lanes)
+        return self.decoder(encoded, self.pool, lanes, [self._boosts[slot] for slot in slots])
 
     def encode(
         self, mel: torch.Tensor, slots: torch.Tensor, pos: torch.Tensor, right: int

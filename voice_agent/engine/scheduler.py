@@ -22,6 +22,7 @@ from typing import Protocol, assert_never
 
 import numpy as np
 
+from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.errors import EngineClosed, EngineFull
 from voice_agent.engine.recognizer import (
@@ -49,10 +50,22 @@ class Emitted(Protocol):
 
 
 class Runner(Protocol):
-    """The device. Engine thread only."""
+    """The device. Engine thread only.
 
-    def reset(self, slot: int, language: str | None) -> None:
-        """A new segment begins in `slot`, in a language if the caller named one."""
+    Attributes:
+        boosts: whether it can prefer phrases.
+    """
+
+    boosts: bool
+
+    def reset(self, slot: int, language: str | None, boost: PhraseBoost | None) -> None:
+        """A new segment begins in `slot`.
+
+        Args:
+            slot: of the stream.
+            language: that the caller named.
+            boost: phrases to prefer; None always where the runner cannot.
+        """
         ...
 
     def step(
@@ -140,7 +153,12 @@ class Scheduler:
     # -- callers' side -------------------------------------------------------------------------
 
     def open(
-        self, on_event: OnEvent, deliver: Deliver, options: StreamOptions, right: int
+        self,
+        on_event: OnEvent,
+        deliver: Deliver,
+        options: StreamOptions,
+        right: int,
+        boost: PhraseBoost | None = None,
     ) -> EngineStream:
         """Claim a slot; see `Recognizer.open`."""
         with self._lock:
@@ -149,7 +167,9 @@ class Scheduler:
                 self.stats.refused += 1
                 raise EngineFull(self.slots)
             slot = self._free.pop()
-            stream = EngineStream(self._post, on_event, deliver, options, self.chunks[right], slot)
+            stream = EngineStream(
+                self._post, on_event, deliver, options, self.chunks[right], slot, boost
+            )
             self._streams.add(stream)
             self.stats.open_streams = len(self._streams)
         return stream
@@ -291,7 +311,7 @@ class Scheduler:
         for row, stream in zip(pcm, batch, strict=True):
             segment = stream._segments[0]
             if segment.chunk == 0:
-                self.runner.reset(stream._slot, stream._options.language)
+                self.runner.reset(stream._slot, stream._options.language, stream._boost)
             segment.pcm.read(*chunks.window(segment.chunk), out=row)
         began = self.clock()
         emitted = self.runner.step(

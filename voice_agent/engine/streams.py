@@ -26,6 +26,7 @@ from voice_agent.engine.recognizer import (
 )
 
 if TYPE_CHECKING:
+    from voice_agent.engine.boosting import PhraseBoost
     from voice_agent.engine.text import Transcript
 
 Kind = Literal["feed", "finish", "cancel", "close"]
@@ -126,6 +127,7 @@ class EngineStream:
         options: StreamOptions,
         chunks: Chunks,
         slot: int,
+        boost: PhraseBoost | None = None,
     ) -> None:
         self._post = post
         self._on_event = on_event
@@ -133,6 +135,7 @@ class EngineStream:
         self._options = options
         self._chunks = chunks
         self._slot = slot
+        self._boost = boost
         self._segments: deque[Segment] = deque()
         self._number = 0
         self._cancelled: set[int] = set()

@@ -1,0 +1,126 @@
+"""Phrase boosting: names and terms that a caller expects are preferred where they fit.
+
+A phrase is followed letter by letter, whatever tokens spell it. At each emission, tokens that go
+on with a phrase, or begin one, get a bonus on their logits:
+
+    "nemotron", after " nemo":   "t" +3, "tron" +3, "tro" +3, ...    begun: the whole boost
+                at any time:     " n" +1.5, " nemo" +1.5, ...        to begin: half of it
+
+The bonus chooses between tokens alone. Where the joint prefers blank without it, blank it stays:
+a boost cannot make words out of nothing. NeMo's label-looping decoder keeps the two apart in the
+same way (nemo/collections/asr/parts/submodules/transducer_decoding/rnnt_label_looping.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+DEFAULT_BOOST = 3.0
+"""Logits by which a phrase is preferred where the caller gives no number."""
+MAX_BOOST = 20.0
+MAX_PHRASES = 500
+MAX_LETTERS = 200
+_BEGIN = 0.5  # of the boost, for a token that begins a phrase: most words are not in the list
+
+Place = tuple[int, int]  # phrase, letters of it that were said
+START: tuple[Place, ...] = ()
+"""The state in which no phrase is begun."""
+
+
+class PhraseBoost:
+    """The phrases of one stream over one vocabulary. Immutable; states are tuples of places."""
+
+    def __init__(self, phrases: Mapping[str, float | None], surfaces: Sequence[str]) -> None:
+        """Compile phrases.
+
+        Args:
+            phrases: boost in logits by phrase, None for `DEFAULT_BOOST`. A phrase is also
+                followed in lower case and with a capital first letter.
+            surfaces: text of each token; a leading space marks the start of a word.
+
+        Raises:
+            ValueError: too many or too long phrases, an empty one, one that the vocabulary
+                cannot spell, or a boost out of range; the message names it.
+        """
+        if len(phrases) > MAX_PHRASES:
+            raise ValueError(f"{len(phrases)} phrases to boost; at most {MAX_PHRASES} are served")
+        tokens: dict[str, list[int]] = {}
+        for token, surface in enumerate(surfaces):
+            if surface:
+                tokens.setdefault(surface, []).append(token)
+        longest = max(map(len, tokens), default=0)
+        self._boosts: list[float] = []
+        # By phrase and letters said: where each token that goes on leads to.
+        self._steps: list[list[dict[int, int]]] = []
+        for phrase, boost in phrases.items():
+            boost = _checked(phrase, DEFAULT_BOOST if boost is None else boost)
+            spellings = [
+                steps
+                for text in _variants(phrase)
+                if (steps := _steps(text, tokens, longest)) is not None
+            ]
+            if not spellings:
+                raise ValueError(f"the phrase {phrase!r} has letters that the model cannot write")
+            self._steps += spellings
+            self._boosts += [boost] * len(spellings)
+        self._begin = self._bonus_of((i, 0) for i in range(len(self._steps)))
+
+    def _bonus_of(self, places: Iterable[Place]) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for phrase, said in places:
+            bonus = self._boosts[phrase] * (1.0 if said else _BEGIN)
+            for token in self._steps[phrase][said]:
+                found[token] = max(bonus, found.get(token, 0.0))
+        return found
+
+    def bonus(self, state: tuple[Place, ...]) -> dict[int, float]:
+        """Logits to add, by token."""
+        if not state:
+            return self._begin
+        found = dict(self._begin)
+        for token, bonus in self._bonus_of(state).items():
+            found[token] = max(bonus, found.get(token, 0.0))
+        return found
+
+    def after(self, state: tuple[Place, ...], token: int) -> tuple[Place, ...]:
+        """The state after a token was emitted; what it does not go on with is dropped."""
+        reached = []
+        for phrase, said in (*state, *((i, 0) for i in range(len(self._steps)))):
+            step = self._steps[phrase][said].get(token)
+            if step is not None and step < len(self._steps[phrase]):
+                reached.append((phrase, step))
+        return tuple(reached)
+
+
+def _checked(phrase: str, boost: float) -> float:
+    if not phrase.strip():
+        raise ValueError("a phrase to boost is empty")
+    if len(phrase) > MAX_LETTERS:
+        raise ValueError(f"the phrase {phrase[:40]!r}... is longer than {MAX_LETTERS} letters")
+    if not 0.0 <= boost <= MAX_BOOST:
+        raise ValueError(f"the boost of {phrase!r} is {boost:g}; give 0 to {MAX_BOOST:g}")
+    return boost
+
+
+def _variants(phrase: str) -> list[str]:
+    """The ways to write a phrase, each with the space that begins a word."""
+    text = " ".join(phrase.split())
+    capital = text[0].upper() + text[1:]
+    return [f" {variant}" for variant in dict.fromkeys((text, text.lower(), capital))]
+
+
+def _steps(text: str, tokens: Mapping[str, list[int]], longest: int) -> list[dict[int, int]] | None:
+    """By letters said: the tokens that go on with `text`, and how far each reaches.
+
+    Returns:
+        None where no sequence of tokens spells the whole text.
+    """
+    steps: list[dict[int, int]] = [{} for _ in text]
+    spelled = [False] * len(text) + [True]  # from here to the end
+    for at in range(len(text) - 1, -1, -1):
+        for end in range(at + 1, min(len(text), at + longest) + 1):
+            if spelled[end]:
+                for token in tokens.get(text[at:end], ()):
+                    steps[at][token] = end
+                    spelled[at] = True
+    return steps if spelled[0] else None
