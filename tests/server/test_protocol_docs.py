@@ -15,8 +15,11 @@ import soundfile
 from fastapi.responses import HTMLResponse
 
 from tests.support.serving import Serve, Server, serve, silence, speech  # noqa: F401 - a fixture
-from voice_agent.server import listen_query
+from voice_agent.config import ServerSettings
+from voice_agent.server import files, listen_query
+from voice_agent.server import serve as serving
 from voice_agent.server.keys import KeyFile
+from voice_agent.server.limits import StreamLimits
 from voice_agent.server.vad import Vad
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +147,22 @@ def test_the_page_names_every_parameter() -> None:
     table = PAGE[PAGE.index("| parameter |") : PAGE.index("The server's VAD cuts")]
     named = set(re.findall(r"`([a-z_]+)`", table))
     assert listen_query._SINGLE | listen_query._REPEATED <= named
+
+
+def test_the_page_names_the_limits_that_hold() -> None:
+    limits = StreamLimits()
+    numbers = re.findall(
+        r"^\|.*?\| ([\d,]+)(?: [×M]\w*| s| after)?", PAGE[PAGE.index("## Limits") :], re.M
+    )
+    assert [int(n.replace(",", "")) for n in numbers] == [
+        ServerSettings().max_sessions,
+        serving._MAX_MESSAGE_BYTES >> 20,
+        files.MAX_BYTES >> 20,
+        limits.pace,
+        limits.idle_s,
+        limits.total_s,
+        limits.unsent,
+        limits.stuck_s,
+        limits.grace_s,
+    ]
+    assert f"after {limits.burst_s:g} s at once" in PAGE
