@@ -7,18 +7,26 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from voice_agent.demo.clip import CLIP_RATE, Clip
+from tests.support.agent_server import SAID
+from voice_agent.demo.clip import CLIP_RATE, Clip, load_clip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OUT = Path(__file__).parents[2] / "out"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots", type=Path, default=OUT, help="where the tests put pictures of the page"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +36,24 @@ def chromium() -> str:
         if (path := shutil.which(name)) is not None:
             return path
     pytest.skip(f"no browser is installed ({', '.join(NAMES)})")
+
+
+@pytest.fixture(scope="session")
+def screenshots(request) -> Path:
+    """Where pictures go: out/, or what --screenshots names (where this folder was asked for)."""
+    folder = request.config.getoption("--screenshots", OUT)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    """Two seconds of a human voice: "It was the best of times"."""
+    moonshine_voice = pytest.importorskip(
+        "moonshine_voice", reason="its clip needs the extra 'demo'"
+    )
+    file = Path(moonshine_voice.__file__).parent / "assets" / "two_cities.wav"
+    return load_clip(str(file), SAID, from_s=1.0, to_s=2.95)
 
 
 @dataclass
@@ -44,35 +70,68 @@ class Visit:
         self.page.get_by_role("button", name="Disconnect", exact=True).click()
 
 
+Browse = Callable[..., Visit]
+
+
 @pytest.fixture
-def visit(chromium, tmp_path) -> Iterator[Callable[[str, Clip | None], Visit]]:
-    """Open a page with a microphone that plays a clip, or (None) one that may not be used."""
+def browse(chromium) -> Iterator[Browse]:
+    """Open a page in a browser of its own: `browse(url, *flags, microphone=..., before=...)`.
+
+    The microphone is a file; None is one that may not be used. `before` is a script that runs
+    before the page's. What else there is describes the browser's window (`new_context`).
+    """
     from playwright import sync_api as playwright
 
     with ExitStack() as stack:
         chrome = stack.enter_context(playwright.sync_playwright()).chromium
 
-        def visit(url: str, clip: Clip | None) -> Visit:
-            flags = ["--no-sandbox", "--use-fake-device-for-media-stream"]
-            if clip is not None:
-                flags.append("--use-fake-ui-for-media-stream")
-                flags.append(f"--use-file-for-fake-audio-capture={microphone(clip, tmp_path)}")
-            browser = chrome.launch(executable_path=chromium, args=flags)
+        def browse(
+            url: str,
+            *flags: str,
+            microphone: str | None = None,
+            before: str = "",
+            **context: Any,
+        ) -> Visit:
+            args = ["--no-sandbox", "--use-fake-device-for-media-stream", *flags]
+            if microphone is not None:
+                args.append("--use-fake-ui-for-media-stream")
+                args.append(f"--use-file-for-fake-audio-capture={microphone}")
+            browser = chrome.launch(executable_path=chromium, args=args)
             stack.callback(browser.close)
-            visit = Visit(browser.new_page())
+            visit = Visit(browser.new_context(**context).new_page())
             visit.page.on("request", lambda request: visit.asked.append(request.url))
+            if before:
+                visit.page.add_init_script(before)
             visit.page.goto(url)
-            # Until then, the button does nothing.
-            state = visit.page.get_by_role("definition").first
-            playwright.expect(state).to_have_text("initialized", ignore_case=True)
             return visit
 
-        yield visit
+        yield browse
 
 
-def microphone(clip: Clip, folder: Path) -> str:
-    """The clip after a second of silence (in which the call begins), and much silence after it."""
+@pytest.fixture
+def visit(browse, tmp_path) -> Callable[[str, Clip | None], Visit]:
+    """Open the prebuilt page with a microphone that plays a clip, or one that may not be used."""
+    from playwright import sync_api as playwright
+
+    def visit(url: str, clip: Clip | None) -> Visit:
+        sound = microphone(clip, tmp_path) if clip is not None else None
+        visit = browse(url, microphone=sound)
+        # Until then, the button does nothing.
+        state = visit.page.get_by_role("definition").first
+        playwright.expect(state).to_have_text("initialized", ignore_case=True)
+        return visit
+
+    return visit
+
+
+def microphone(clip: Clip, folder: Path, *, pauses_s: tuple[float, ...] = (60.0,)) -> str:
+    """The clip after a second of silence (in which the call begins), and a pause after it.
+
+    With several pauses the clip is said before each of them.
+    """
     path = folder / "microphone.wav"
-    before, after = np.zeros(CLIP_RATE, np.int16), np.zeros(60 * CLIP_RATE, np.int16)
-    soundfile.write(path, np.concatenate((before, clip.pcm, after)), CLIP_RATE)
+    pieces = [np.zeros(CLIP_RATE, np.int16)]
+    for pause_s in pauses_s:
+        pieces += [clip.pcm, np.zeros(round(pause_s * CLIP_RATE), np.int16)]
+    soundfile.write(path, np.concatenate(pieces), CLIP_RATE)
     return f"{path}%noloop"

@@ -1,27 +1,18 @@
 """Pipecat's prebuilt page in a real browser with a human voice as microphone, on a real server."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from tests.support.agent_server import SAID, RunningServer, eventually, scripted_server
 from voice_agent.config import load_settings
-from voice_agent.demo.clip import known_clip, load_clip
+from voice_agent.demo.clip import known_clip
 from voice_agent.models import HERE
 from voice_agent.recognizers import load_recognizer
 
 ANSWER_MS = 30_000
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
-moonshine_voice = pytest.importorskip("moonshine_voice", reason="its clip needs the extra 'demo'")
-
-
-@pytest.fixture(scope="module")
-def clip():
-    """Two seconds: "It was the best of times"."""
-    file = Path(moonshine_voice.__file__).parent / "assets" / "two_cities.wav"
-    return load_clip(str(file), SAID, from_s=1.0, to_s=2.95)
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,11 @@ SCRIPT: Script = ((0.4, "it was"), (0.8, "it was the best"), (1.2, SAID))
 class RunningServer:
     """A server, and what a test wants to know of it."""
 
-    def __init__(self, settings: Settings, recognizer: Recognizer) -> None:
+    def __init__(self, settings: Settings, recognizer: Recognizer, port: int = 0) -> None:
         self.recognizer = recognizer
         self.agent = Agent(settings, load=lambda _: recognizer, connect_timeout_s=3.0)
         self.loop = asyncio.new_event_loop()
-        self.sock = bind("127.0.0.1", 0)
+        self.sock = bind("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{self.sock.getsockname()[1]}"
         self.ws_url = self.url.replace("http", "ws") + "/ws"
         self._uvicorn = uvicorn.Server(

@@ -10,6 +10,7 @@
 
 import { PipecatClient, SmallWebRTCTransport } from "./vendor/pipecat.js";
 import { Problem, refusal, unreachable } from "./errors.js";
+import { ask, authorization } from "./server.js";
 
 const READY_LIMIT_MS = 20_000;
 const FIRST_WAIT_S = 1;
@@ -82,7 +83,7 @@ export class Call extends EventTarget {
     const round = ++this.#round;
     try {
       await this.#microphone.open();
-      const { iceConfig } = await this.#ask();
+      const { iceConfig } = await ask(this.#key());
       if (round !== this.#round) return;
       await this.#dial(round, iceConfig);
     } catch (error) {
@@ -92,20 +93,6 @@ export class Call extends EventTarget {
     if (round !== this.#round) return;
     this.#failures = 0;
     this.#become("live");
-  }
-
-  /** Whether there is room, and which ICE servers to use. Throws a Problem. */
-  async #ask() {
-    const response = await fetch("start", {
-      method: "POST",
-      credentials: "omit", // else a refusal makes the browser ask for a password
-      headers: { "Content-Type": "application/json", ...this.#authorization() },
-      body: JSON.stringify({ transport: "webrtc" }),
-    }).catch(() => {
-      throw unreachable();
-    });
-    if (!response.ok) throw await refusal(response);
-    return response.json();
   }
 
   /** Resolves when the agent is ready. Throws a Problem. */
@@ -148,18 +135,13 @@ export class Call extends EventTarget {
         .connect({
           webrtcRequestParams: {
             endpoint: new URL("api/offer", document.baseURI),
-            headers: new Headers(this.#authorization()),
+            headers: new Headers(authorization(this.#key())),
           },
           iceConfig,
         })
         .catch(async ({ cause }) => reject(await this.#problemOf(cause)))
         .finally(() => clearTimeout(timer));
     });
-  }
-
-  #authorization() {
-    const key = this.#key();
-    return key ? { Authorization: `Bearer ${key}` } : {};
   }
 
   async #problemOf(cause) {

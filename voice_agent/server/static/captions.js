@@ -1,6 +1,6 @@
 /**
  * The conversation as it is seen: what I say, grey until it is final; what the agent says, grey
- * until it is spoken, with what was cut off struck out.
+ * until it is spoken, so what was cut off stays grey.
  */
 
 const NEAR_END_PX = 80;
@@ -56,6 +56,7 @@ export class Transcript {
   #list;
   #announcer;
   #mine = null; // the segment that is being spoken
+  #decided = null; // its language, where the gate knew that before the first words
   #answer = null; // {entry, planned, segments: Map of id -> words spoken}
   #agentSpeaks = false;
 
@@ -74,18 +75,18 @@ export class Transcript {
     const entry = this.#mine;
     this.#keepUp(() => {
       entry.say(final ? text : "", final ? "" : text);
-      if (language || final) entry.speaks(language);
+      entry.speaks(language ?? this.#decided);
     });
     if (!final) return;
     entry.item.dataset.final = "";
-    this.#mine = null;
+    this.#mine = this.#decided = null;
     this.#announce(`You: ${text}`);
   }
 
   /** The gate has decided which language the segment is in: {language}. */
   language({ language }) {
-    this.#mine ??= this.#add(new Entry("You", "mine"));
-    this.#mine.speaks(language);
+    this.#decided = language;
+    this.#mine?.speaks(language);
   }
 
   typed(text) {
@@ -138,7 +139,7 @@ export class Transcript {
   /** The call is over: what is tentative will never be final. */
   end() {
     if (this.#mine) this.#mine.item.remove();
-    this.#mine = this.#answer = null;
+    this.#mine = this.#decided = this.#answer = null;
     this.#agentSpeaks = false;
   }
 

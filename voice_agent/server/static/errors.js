@@ -20,7 +20,13 @@ export async function refusal(response) {
   const retryAfterS = Number(response.headers.get("Retry-After")) || null;
   switch (response.status) {
     case 401:
-      return new Problem(`This server wants a key. ${said}`, { needsKey: true });
+      if (/has no keys/.test(said)) return new Problem(said); // nor would it take one
+      return new Problem(
+        /not known/.test(said)
+          ? "The server does not know this key. Check it and try again."
+          : "This server wants a key.",
+        { needsKey: true },
+      );
     case 403:
     case 421:
       return new Problem(`This server does not serve this page. ${said}`);

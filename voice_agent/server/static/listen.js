@@ -1,6 +1,7 @@
 /** A recording over `WS /v1/listen`: decoded here, sent as 16-bit PCM, answered in segments. */
 
-import { Problem, refusal, unreachable } from "./errors.js";
+import { Problem } from "./errors.js";
+import { ask } from "./server.js";
 
 const RATE = 16_000;
 const PIECE = RATE / 2; // samples a message
@@ -35,6 +36,7 @@ export async function decode(file) {
  * @returns {Promise<void>} when all was heard. Throws a Problem, or the signal's reason.
  */
 export async function transcribe(pcm, { key, signal, onProgress, onResult }) {
+  await ask(key); // browsers do not tell why a websocket is refused
   const query = new URLSearchParams({
     encoding: "linear16",
     sample_rate: RATE,
@@ -52,13 +54,15 @@ export async function transcribe(pcm, { key, signal, onProgress, onResult }) {
     const message = JSON.parse(data);
     if (message.type === "Results") onResult(segmentOf(message), message.is_final);
     else if (message.type === "Metadata") complete = true;
-    else if (message.type === "Error") problem = new Problem(`The server gave up: ${message.description}`);
+    else if (message.type === "Error") problem = new Problem(`It stopped: ${message.description}`);
   });
   const opened = new Promise((resolve) => socket.addEventListener("open", resolve));
   const closed = new Promise((resolve) => socket.addEventListener("close", resolve));
   try {
     const first = await Promise.race([opened, closed]);
-    if (first.type === "close") throw await whyRefused(key);
+    if (first.type === "close") {
+      throw new Problem("The server took no recording just now; it may be full. Try again.");
+    }
     await send(socket, pcm, onProgress);
     await closed;
     signal.throwIfAborted();
@@ -90,17 +94,4 @@ function segmentOf({ start, duration, channel }) {
     language: languages?.[0] ?? null,
     words: words.map((word) => ({ text: word.punctuated_word, start: word.start, end: word.end })),
   };
-}
-
-/** Browsers hide why a websocket was refused; the route for files has the same rules, and says. */
-async function whyRefused(key) {
-  const response = await fetch("v1/audio/transcriptions", {
-    method: "POST",
-    credentials: "omit",
-    headers: key ? { Authorization: `Bearer ${key}` } : {},
-    body: new FormData(),
-  }).catch(() => null);
-  if (!response) return unreachable();
-  if (response.status === 400) return new Problem("The server was busy for a moment. Try again.");
-  return refusal(response);
 }

@@ -1,0 +1,166 @@
+"""Calls from the page at /, in a real browser whose microphone plays a human voice."""
+
+import re
+
+import pytest
+
+from tests.support.agent_server import SAID, RunningServer, eventually
+from tests.support.scripted import ScriptedRecognizer
+from voice_agent.config import load_settings
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
+
+from tests.browser.captions_page import ENERGY, WATCH, CaptionsPage  # noqa: E402
+from tests.browser.conftest import microphone  # noqa: E402
+
+KANNADA = "ನಮಸ್ಕಾರ ನೀವು ಹೇಗಿದ್ದೀರಿ"
+LONG = SAID + " it was the worst of times it was the age of wisdom" * 6
+MILLISECONDS = re.compile(r"^\d+ ms$")
+
+
+@pytest.fixture
+def serve():
+    """Start servers; `serve(script, speaks=..., **settings)`."""
+    running = []
+
+    def serve(script=((0.4, "it was"), (1.2, SAID)), *, speaks=None, port=0, **settings):
+        loaded = load_settings(
+            overrides={"server.max_sessions": 2, "turn.smart": False, **settings}
+        )
+        recognizer = ScriptedRecognizer(script, slots=8, languages=(speaks or "en",), speaks=speaks)
+        running.append(RunningServer(loaded, recognizer, port))
+        return running[-1]
+
+    yield serve
+    for server in running:
+        if not server.loop.is_closed():
+            server.assert_idle(limit_s=40.0)
+            server.stop()
+
+
+@pytest.fixture
+def open_page(browse, clip, tmp_path):
+    def open_page(server, *flags, pauses_s=(60.0,), **more):
+        sound = microphone(clip, tmp_path, pauses_s=pauses_s)
+        visit = browse(server.url, *flags, microphone=sound, **more)
+        return CaptionsPage(visit.page), visit
+
+    return open_page
+
+
+def test_words_are_grey_then_black_with_their_language_and_the_answer(
+    serve, open_page, screenshots
+):
+    server = serve()
+    caller, visit = open_page(server, before=WATCH)
+    caller.talk()
+    mine = caller.see("You", SAID)
+    playwright.expect(mine.locator(".badge")).to_have_text("English")
+    playwright.expect(mine.locator(".words")).to_have_attribute("lang", "en")
+    caller.see("Agent", f"You said: {SAID}.")
+    seen = caller.seen()
+    assert ("", "it was") in seen
+    assert seen.index(("", "it was")) < seen.index((SAID, ""))
+    assert ("", f"You said: {SAID}.") in seen, "what is not yet spoken is grey"
+    for kind in ("first", "final", "voice"):
+        playwright.expect(caller.latency(kind)).to_have_text(MILLISECONDS)
+    announced = caller.page.locator("#announcer")
+    playwright.expect(announced).to_have_text(f"Agent: You said: {SAID}.")
+    caller.page.screenshot(path=screenshots / "captions-page.png")
+    assert caller.serious_faults() == []
+    own = (server.url, server.url.replace("http", "ws"), "blob:", "data:")
+    assert [url for url in visit.asked if not url.startswith(own)] == []
+    caller.hang_up()
+    server.assert_idle()
+
+
+def test_kannada_has_its_badge_and_its_letters_on_a_dark_phone(serve, open_page, screenshots):
+    server = serve(((1.0, KANNADA),), speaks="kn", language="auto")
+    phone = {"width": 390, "height": 780}
+    caller, _ = open_page(
+        server, viewport=phone, color_scheme="dark", device_scale_factor=2, has_touch=True
+    )
+    caller.talk()
+    mine = caller.see("You", KANNADA)
+    playwright.expect(mine.locator(".badge")).to_have_text("Kannada")
+    playwright.expect(mine.locator(".words")).to_have_attribute("lang", "kn")
+    caller.see("Agent", KANNADA)
+    loaded = "[...document.fonts].filter((font) => font.status === 'loaded').map((f) => f.family)"
+    assert any("Noto Sans Kannada" in family for family in caller.page.evaluate(loaded))
+    assert caller.page.evaluate("document.documentElement.scrollWidth") <= phone["width"]
+    caller.page.screenshot(path=screenshots / "captions-page-phone.png")
+    assert caller.serious_faults() == []
+    caller.hang_up()
+
+
+def test_speaking_while_the_agent_speaks_cuts_it_off(serve, open_page):
+    server = serve(((1.2, LONG),))
+    caller, _ = open_page(server, pauses_s=(5.0, 60.0), before=ENERGY)
+    caller.talk()
+    playwright.expect(caller.entry("Agent", LONG).first).to_be_visible(timeout=30_000)
+    cut = caller.page.locator(".entry[data-cut]")
+    playwright.expect(cut).to_have_count(1, timeout=30_000)
+    playwright.expect(cut.locator(".who")).to_have_text("Agent, interrupted")
+    playwright.expect(cut.locator(".unsure")).not_to_be_empty()
+    # The whole answer takes half a minute; what has been cut off makes no more sound.
+    assert caller.page.evaluate("energy()") > 0
+    caller.page.wait_for_function(
+        """async () => {
+          const before = await energy();
+          await new Promise((go) => setTimeout(go, 400));
+          return (await energy()) - before < 1e-4;
+        }""",
+        timeout=5_000,
+    )
+    caller.hang_up()
+
+
+def test_the_call_comes_back_when_the_server_does_and_takes_typed_words(serve, open_page):
+    server = serve()
+    caller, _ = open_page(server)
+    caller.talk()
+    port = server.sock.getsockname()[1]
+    server.stop()
+    caller.expect_state(re.compile("Trying again in"))
+    again = serve(port=port)
+    caller.expect_state("Connected")
+    eventually(lambda: len(again.agent.sessions) == 1)
+    caller.page.get_by_label("Message to the agent").fill("good morning")
+    caller.page.keyboard.press("Enter")
+    caller.see("You, typed", "good morning")
+    caller.see("Agent", "You said: good morning.")
+    caller.hang_up()
+
+
+def test_two_talk_at_once_and_a_third_waits_for_a_place(serve, open_page):
+    server = serve()
+    (one, _), (two, _), (three, _) = (open_page(server) for _ in range(3))
+    one.talk()
+    two.talk()
+    three.button("Talk").click()
+    three.expect_state(re.compile(r"All 2 sessions are taken.* Trying again in \d+ s"))
+    for caller in (one, two):
+        caller.see("You", SAID)
+    one.hang_up()
+    three.expect_state("Connected")
+    for caller in (two, three):
+        caller.hang_up()
+
+
+def test_push_to_talk_and_mute_decide_what_is_heard(serve, open_page):
+    server = serve()
+    caller, _ = open_page(server, pauses_s=(1.0,) * 12)
+    caller.button("Push to talk").click()
+    caller.talk()
+    caller.page.wait_for_timeout(4_000)  # the clip is said once at least
+    assert caller.page.locator("#transcript .entry").count() == 0
+    caller.page.locator("h1").click()  # nothing that Space would press
+    caller.page.keyboard.down("Space")
+    caller.see("You", SAID)
+    caller.page.keyboard.up("Space")
+    playwright.expect(caller.page.locator("#hold")).to_have_attribute("data-held", "false")
+    caller.button("Push to talk").click()
+    caller.button("Mute").click()
+    playwright.expect(caller.button("Mute")).to_have_attribute("aria-pressed", "true")
+    playwright.expect(caller.page.get_by_label("Microphone").first).to_have_js_property("value", 0)
+    caller.hang_up()
