@@ -9,6 +9,7 @@ import typer
 
 from voice_agent.bench.gate import gate
 from voice_agent.bench.lid import lid
+from voice_agent.bench.server import server
 from voice_agent.bench.stt import stt
 from voice_agent.bench.ttfs import ttfs
 
@@ -46,5 +47,6 @@ def wer(
 
 app.command()(gate)
 app.command()(lid)
+app.command()(server)
 app.command()(stt)
 app.command()(ttfs)

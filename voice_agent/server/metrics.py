@@ -7,6 +7,8 @@ Gauges about the engine are read from it when somebody asks, so they cost nothin
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -119,6 +121,9 @@ class _Live(Collector):
         yield _gauge("voice_agent_sessions_limit", "Sessions at most", sessions.limit)
         admitting = sessions.closed_because is None
         yield _gauge("voice_agent_admitting", "1 while new sessions are admitted", admitting)
+        with contextlib.suppress(RuntimeError):  # not on an event loop: a program's own registry
+            tasks = len(asyncio.all_tasks())
+            yield _gauge("voice_agent_tasks", "Tasks of the event loop", tasks)
         stats: Any = getattr(self._recognizer(), "stats", None)
         if stats is not None:
             for name, text in _ENGINE_GAUGES.items():

@@ -341,7 +341,7 @@ class StreamCall:
         if self._stuck is not None and self._paid > paid:
             self._stuck.cancel()
             self._stuck = None
-        if self._stuck is None and self.session.owed:
+        if self._stuck is None and self.session.owed and not self.over:
             limit_s = self._limits.stuck_s
             text = f"the recogniser has owed a text for {limit_s:g} s"
             self._stuck = self._loop.call_later(

@@ -1,0 +1,5 @@
+"""`python -m tests.soak`: see tests/soak/soak.py."""
+
+from tests.soak.soak import main
+
+main()

@@ -1,0 +1,85 @@
+"""`voice-agent serve` in a process of its own, for programs that put load on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+
+_LOADING_S = 300.0
+_STOPPING_S = 60.0
+_ANSWER_S = 30.0
+
+
+class ServerFailed(RuntimeError):
+    """The server did not start, or did not stop as it should; the message says how."""
+
+
+@contextlib.contextmanager
+def served(settings: Mapping[str, object]) -> Iterator[str]:
+    """Start a server on a free port and stop it with SIGTERM.
+
+    Args:
+        settings: dotted (`{"stt.model": "tiny-en"}`).
+
+    Yields:
+        Its address, "127.0.0.1:PORT", once it is ready.
+
+    Raises:
+        ServerFailed: it ended before it was ready, or with another exit code than 0.
+    """
+    variables = {
+        f"VOICE_AGENT_{name.upper().replace('.', '__')}": str(value)
+        for name, value in settings.items()
+    }
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "voice_agent.cli", "serve", "--fd", str(sock.fileno())],
+            pass_fds=[sock.fileno()],
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, **variables},
+        )
+    try:
+        _until_ready(process, address)
+        yield address
+        process.terminate()
+        code = process.wait(_STOPPING_S)
+        if code != 0:
+            raise ServerFailed(f"the server ended with exit code {code} after SIGTERM")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _until_ready(process: subprocess.Popen[bytes], address: str) -> None:
+    deadline = time.monotonic() + _LOADING_S
+    while True:
+        if process.poll() is not None:
+            raise ServerFailed(f"the server ended with exit code {process.returncode} at its start")
+        with contextlib.suppress(OSError):  # 503 while it loads is one
+            _get(f"http://{address}/readyz")
+            return
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"the server was not ready within {_LOADING_S:g} s")
+        time.sleep(0.1)
+
+
+def metrics(address: str) -> dict[str, float]:
+    """The server's metrics that have no labels, by name."""
+    text = _get(f"http://{address}/metrics").decode()
+    return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.M)}
+
+
+def _get(url: str) -> bytes:
+    # Past any proxy: the server is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=_ANSWER_S) as answer:
+        return bytes(answer.read())
