@@ -12,6 +12,7 @@ not write) comes as the stream's `Failed` here.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections import deque
@@ -124,6 +125,17 @@ class RemoteRecognizer:
         tasks = [stream.stop() for stream in set(self._streams)]
         if tasks:
             await asyncio.wait(tasks)
+
+
+@functools.cache
+def remote_recognizer(url: str, key: str | None) -> RemoteRecognizer:
+    """The process's recogniser for this server: one thread, however many services there are.
+
+    Args:
+        url: see `RemoteRecognizer`.
+        key: see `RemoteRecognizer`.
+    """
+    return RemoteRecognizer(url, key=key)
 
 
 class RemoteStream:

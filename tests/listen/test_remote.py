@@ -8,9 +8,18 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from pipecat.frames.frames import (
+    InputAudioRawFrame,
+    InterimTranscriptionFrame,
+    TranscriptionFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.tests.utils import SleepFrame, run_test
 
-from tests.listen.flaky_line import line_to
-from tests.support.serving import RATE, Serve, Server, eventually, speech
+from tests.listen.flaky_line import Line, line_to
+from tests.support.serving import RATE, Serve, Server, eventually, pieces, speech
 from voice_agent.engine.errors import BadAudio, EngineClosed, StreamClosed
 from voice_agent.engine.recognizer import (
     Event,
@@ -21,7 +30,8 @@ from voice_agent.engine.recognizer import (
     Stream,
     StreamOptions,
 )
-from voice_agent.remote import RemoteRecognizer
+from voice_agent.remote import RemoteRecognizer, remote_recognizer
+from voice_agent.services import NemotronSTTService
 
 FIRST = [(0.2, "One"), (0.6, "One two.")]
 SECOND = [(0.2, "Three")]
@@ -191,3 +201,49 @@ def test_what_it_does_not_serve_is_named() -> None:
     with pytest.raises(BadAudio):
         stream.feed(np.array([np.nan], np.float32))
     recognizer.close()
+
+
+async def test_a_bot_without_a_model_hears_through_the_server(serve: Serve) -> None:
+    server = await serve(FIRST, SECOND)
+
+    def spoken(seconds: float) -> list[InputAudioRawFrame]:
+        return [InputAudioRawFrame(p, RATE, 1) for p in pieces(speech(seconds), 0.02)]
+
+    async def cut_mid_word(line: Line) -> None:
+        await eventually(lambda: bool(server.recognizer.opened))
+        await eventually(lambda: len(server.recognizer.opened[0].current) > 10)
+        line.cut()
+
+    async with line_to(server.port) as line:
+        url = f"ws://127.0.0.1:{line.port}"
+        cutting = asyncio.create_task(cut_mid_word(line))
+        down, _ = await run_test(
+            Pipeline([NemotronSTTService(url=url)]),
+            frames_to_send=[
+                VADUserStartedSpeakingFrame(start_secs=0.2),
+                *spoken(0.5),
+                SleepFrame(0.5),
+                *spoken(0.5),
+                VADUserStoppedSpeakingFrame(stop_secs=0.2),
+                SleepFrame(1.0),
+                VADUserStartedSpeakingFrame(start_secs=0.2),
+                *spoken(0.5),
+                VADUserStoppedSpeakingFrame(stop_secs=0.2),
+                SleepFrame(0.5),
+            ],
+        )
+        await cutting
+        finals = [f for f in down if isinstance(f, TranscriptionFrame)]
+        assert [f.text for f in finals] == ["One two.", "Three"]
+        assert all(f.finalized for f in finals) and line.connections == 2
+        assert any(isinstance(f, InterimTranscriptionFrame) for f in down)
+        assert server.recognizer.opened[0].segments[0].size == RATE
+        await server.quiet()
+    remote_recognizer(url, None).close()
+
+
+def test_a_service_hears_here_or_there() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        NemotronSTTService(url="ws://127.0.0.1:1", recognizer=RemoteRecognizer("ws://127.0.0.1:1"))
+    with pytest.raises(ValueError, match="ws://HOST:PORT"):
+        NemotronSTTService(url="somewhere")

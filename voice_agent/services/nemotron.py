@@ -1,4 +1,4 @@
-"""NVIDIA Nemotron speech, streaming in this process, as a Pipecat STT service."""
+"""NVIDIA Nemotron speech, streaming in this process or on a server, as a Pipecat STT service."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
 from voice_agent.engine.recognizer import Recognizer, StreamOptions
+from voice_agent.remote import remote_recognizer
 from voice_agent.services.recognizer_stt import RecognizerSTTService, RecognizerSTTSettings
 from voice_agent.services.shared import shared_recognizer
 
@@ -34,7 +35,7 @@ class NemotronSTTSettings(RecognizerSTTSettings):
 
 
 class NemotronSTTService(RecognizerSTTService):
-    """Streaming transcription by a cache-aware FastConformer-RNNT in this process.
+    """Streaming transcription by a cache-aware FastConformer-RNNT.
 
     Weights are loaded once for each model and device, off the event loop, and shared by every
     service of the process. Pipecat gives a pipeline 20 s to start, so a server loads big models
@@ -55,6 +56,8 @@ class NemotronSTTService(RecognizerSTTService):
         recognizer: Recognizer | None = None,
         model: str = DEFAULT_MODEL,
         device: str = "auto",
+        url: str | None = None,
+        key: str | None = None,
         settings: NemotronSTTSettings | None = None,
         **kwargs: Any,
     ) -> None:
@@ -65,9 +68,19 @@ class NemotronSTTService(RecognizerSTTService):
             model: "tiny-en", a path to a `.nemo` file or a Hugging Face directory, or a Hugging
                 Face repository id.
             device: "auto", "cpu", "cuda" or "cuda:N".
+            url: of a server of ours ("ws://HOST:PORT") that transcribes instead of this process;
+                a connection that is lost is taken up again, and no word with it.
+            key: the server's bearer key, where it wants one.
             settings: settings to change from their defaults.
             **kwargs: for `RecognizerSTTService` and `STTService`.
+
+        Raises:
+            ValueError: a url that is none, or one beside a recogniser.
         """
+        if url is not None:
+            if recognizer is not None:
+                raise ValueError("a service takes recognizer= or url=, not both")
+            recognizer = remote_recognizer(url, key)
         kwargs.setdefault("ttfs_p99_latency", NEMOTRON_TTFS_P99)
         super().__init__(recognizer=recognizer, settings=settings, **kwargs)
         self._model = model
