@@ -115,3 +115,42 @@ def test_why_there_is_no_microphone_is_told(server, browse):
     )
     insecure.button("Talk").click()
     insecure.expect_problem("over https or on localhost alone")
+
+
+def test_subtitles_have_two_short_lines_and_break_at_pauses(server, browse):
+    page = browse(server.url).page
+    srt = page.evaluate(
+        """async () => {
+          const words = Array.from({length: 20}, (_, i) => {
+            const start = 3600 + 0.25 * i + (i < 15 ? 0 : 2);
+            return {text: "syllables", start, end: start + 0.2};
+          });
+          const {asSrt} = await import("./static/subtitles.js");
+          return asSrt([{start: 3600, end: 3610, text: "", words}]);
+        }"""
+    )
+    cues = [cue.splitlines() for cue in srt.split("\n\n")]
+    assert [cue[0] for cue in cues] == ["1", "2", "3"]
+    assert cues[0][1] == "01:00:00,000 --> 01:00:01,950"
+    assert cues[0][2:] == ["syllables syllables syllables syllables"] * 2
+    assert cues[2][1] == "01:00:05,750 --> 01:00:06,950"
+    assert len(" ".join(line for cue in cues for line in cue[2:]).split()) == 20
+
+
+def test_latency_is_from_the_sound_to_what_it_brings(server, browse):
+    """Speech from 1.0 s to 3.0 s, over noise; the answer is heard from 4.2 s."""
+    page = browse(server.url).page
+    told = page.evaluate(
+        """async () => {
+          const {LatencyClock} = await import("./static/latency.js");
+          const told = {};
+          const clock = new LatencyClock((kind, ms) => (told[kind] = ms));
+          for (let now = 0; now < 6000; now += 20) {
+            clock.hear(now, now >= 1000 && now < 3000 ? 0.1 : 0.002, now >= 4200 ? 0.1 : 0);
+            if (now === 1400 || now === 1800) clock.caption(now, false);
+            if (now === 3300) clock.caption(now, true);
+          }
+          return told;
+        }"""
+    )
+    assert told == {"first": 400, "final": 320, "voice": 1220}

@@ -26,8 +26,8 @@ function show(problem) {
   $("problem").hidden = !problem;
   if (!problem) return;
   const words = problem instanceof Problem ? problem.message : `Something went wrong: ${problem}`;
-  const later = problem.retryAfterS ? ` It has room again in ${problem.retryAfterS} s or so.` : "";
-  $("problem-words").textContent = words + (/retry in/.test(words) ? "" : later);
+  const later = problem.retryAfterS ? ` Try again in ${problem.retryAfterS} s.` : "";
+  $("problem-words").textContent = words + later;
   $("key-form").hidden = !problem.needsKey;
   if (problem.needsKey) $("key").focus();
 }
@@ -47,22 +47,21 @@ const STATES = {
   idle: () => ["Not connected", "Talk"],
   connecting: () => ["Connecting …", "Cancel"],
   live: () => ["Connected", "Hang up"],
-  waiting: ({ words, inS }) => [`${words} Trying again in ${Math.ceil(inS)} s`, "Cancel"],
+  waiting: ({ words }) => [`${words} Trying again`, "Cancel"],
 };
 
 call.addEventListener("state", ({ detail }) => {
   const { state } = detail;
   const [words, action] = STATES[state](detail);
-  $("state").textContent = words;
+  // Only what is new is read out, and the seconds are not.
+  if ($("state").textContent !== words) $("state").textContent = words;
+  $("countdown").textContent = state === "waiting" ? `in ${Math.ceil(detail.inS)} s` : "";
   $("state").dataset.state = state;
   $("call").dataset.state = state;
   $("call-label").textContent = action;
   for (const id of ["text", "send"]) $(id).disabled = state !== "live";
-  if (state === "live") applyMicrophone();
-  else transcript.end();
-  const pushing = $("ptt").ariaPressed === "true";
-  $("hold").hidden = !pushing || state !== "live";
-  $("mute").disabled = pushing || state !== "live";
+  if (state !== "live") transcript.end();
+  arrangeMicrophone();
 });
 call.addEventListener("problem", ({ detail }) => show(detail));
 
@@ -157,6 +156,20 @@ function applyMicrophone() {
   call.microphoneOn = heard();
 }
 
+/** Show what there is to press, in this state of the call. */
+function arrangeMicrophone() {
+  const live = call.state === "live";
+  const pushing = $("ptt").ariaPressed === "true";
+  $("hold").hidden = !pushing || !live;
+  $("mute").disabled = pushing || !live;
+  held = false;
+  $("hold").dataset.held = held;
+  if (!live) return;
+  applyMicrophone();
+  // So that Space talks at once, instead of pressing the last button again.
+  if (pushing && [$("call"), $("ptt")].includes(document.activeElement)) $("hold").focus();
+}
+
 function hold(on) {
   if ($("hold").hidden || held === on) return;
   held = on;
@@ -169,14 +182,13 @@ $("mute").addEventListener("click", ({ currentTarget: button }) => {
   applyMicrophone();
 });
 $("ptt").addEventListener("click", ({ currentTarget: button }) => {
-  const on = button.ariaPressed !== "true";
-  button.ariaPressed = String(on);
-  held = false;
-  $("hold").hidden = !on || call.state !== "live";
-  $("mute").disabled = on || call.state !== "live";
-  if (call.state === "live") applyMicrophone();
+  button.ariaPressed = String(button.ariaPressed !== "true");
+  arrangeMicrophone();
 });
 $("hold").addEventListener("pointerdown", () => hold(true));
+$("hold").addEventListener("click", ({ detail }) => {
+  if (detail === 0) hold(!held); // by Enter or a screen reader, which cannot hold
+});
 for (const end of ["pointerup", "pointercancel", "blur"]) {
   window.addEventListener(end, () => hold(false));
 }
@@ -190,7 +202,10 @@ window.addEventListener("keydown", (event) => {
   event.preventDefault();
   hold(true);
 });
-window.addEventListener("keyup", ({ code }) => code === "Space" && hold(false));
+window.addEventListener("keyup", (event) => {
+  if (isTalkKey(event)) event.preventDefault(); // Firefox presses a button when Space comes up
+  if (event.code === "Space") hold(false);
+});
 
 // Text
 

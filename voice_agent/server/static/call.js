@@ -9,12 +9,13 @@
  */
 
 import { PipecatClient, SmallWebRTCTransport } from "./vendor/pipecat.js";
-import { Problem, refusal, unreachable } from "./errors.js";
+import { Problem, refusal, sentence, unreachable } from "./errors.js";
 import { ask, authorization } from "./server.js";
 
 const READY_LIMIT_MS = 20_000;
 const FIRST_WAIT_S = 1;
 const LONGEST_WAIT_S = 15;
+const LASTING_MS = 10_000; // a call that lived longer was a good one
 const WARNINGS = 2; // of Pipecat's log levels
 
 class Client extends PipecatClient {
@@ -42,9 +43,10 @@ export class Call extends EventTarget {
   #client = null;
   #transport = null;
   #timer = null;
-  #failures = 0;
+  #failures = 0; // in a row
+  #liveSince = null;
   #round = 0; // which attempt is current: what comes from an earlier one is not heard
-  #callError = null; // what the server said was wrong in this call
+  #callError = null; // what the server said was wrong in this call: {error, fatal}
 
   /**
    * @param {import("./devices.js").Microphone} microphone
@@ -83,6 +85,8 @@ export class Call extends EventTarget {
     const round = ++this.#round;
     try {
       await this.#microphone.open();
+      if (this.state === "idle") this.#microphone.close(); // stopped while the browser asked
+      if (round !== this.#round) return;
       const { iceConfig } = await ask(this.#key());
       if (round !== this.#round) return;
       await this.#dial(round, iceConfig);
@@ -91,7 +95,7 @@ export class Call extends EventTarget {
       return;
     }
     if (round !== this.#round) return;
-    this.#failures = 0;
+    this.#liveSince = performance.now();
     this.#become("live");
   }
 
@@ -116,7 +120,7 @@ export class Call extends EventTarget {
           onBotDisconnected: mine(() => this.#hungUp()),
           // Before it is connected, connect() itself is rejected, and knows why.
           onDisconnected: mine(() => connected && this.#lost(reject)),
-          onError: mine(({ data }) => (this.#callError = data?.error ?? data?.message)),
+          onError: mine(({ data }) => (this.#callError = data)),
           onTrackStarted: mine((track) => track.kind === "audio" && tell("voice")(track)),
           onServerMessage: tell("server"),
           onUserStartedSpeaking: tell("user-started"),
@@ -160,17 +164,14 @@ export class Call extends EventTarget {
       await this.#failed(new Problem("The server is stopping.", { passing: true }));
       return;
     }
-    const why = this.#callError ?? "It does so when nobody has spoken for a while";
-    await this.stop();
-    this.dispatchEvent(
-      new CustomEvent("problem", {
-        detail: new Problem(`The agent has hung up. ${why}. Press Talk to call again.`),
-      }),
-    );
+    const why = this.#callError?.error ?? "It does so when nobody has spoken for a while";
+    await this.#failed(new Problem(`The agent has hung up. ${sentence(why)}`));
   }
 
   #lost(reject) {
-    const problem = new Problem("The line is lost.", { passing: true });
+    const problem = this.#callError?.fatal
+      ? new Problem(`The call has failed. ${sentence(this.#callError.error)}`)
+      : new Problem("The line is lost.", { passing: true });
     if (this.state === "live") this.#failed(problem);
     else reject(problem);
   }
@@ -187,6 +188,10 @@ export class Call extends EventTarget {
       this.dispatchEvent(new CustomEvent("problem", { detail: problem }));
       return;
     }
+    if (this.#liveSince !== null && performance.now() - this.#liveSince > LASTING_MS) {
+      this.#failures = 0;
+    }
+    this.#liveSince = null;
     const backoffS = Math.min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** this.#failures++);
     this.#wait(problem.message, problem.retryAfterS ?? backoffS);
   }

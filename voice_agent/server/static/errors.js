@@ -33,7 +33,10 @@ export async function refusal(response) {
     case 429:
       return new Problem(`This key's limit is reached. ${said}`, { retryAfterS });
     case 503:
-      return new Problem(said, { retryAfterS: retryAfterS ?? 5, passing: true });
+      return new Problem(said.replace(/; retry in \d+ s/, ""), {
+        retryAfterS: retryAfterS ?? 5,
+        passing: true,
+      });
     default:
       return new Problem(`The server answered with an error (${response.status}). ${said}`);
   }
@@ -49,7 +52,8 @@ async function reasonIn(response) {
   }
 }
 
-function sentence(text) {
+/** With a capital letter, and a full stop. */
+export function sentence(text) {
   const words = String(text).trim();
   if (!words) return "";
   const ended = /[.!?]$/.test(words) ? words : `${words}.`;

@@ -15,7 +15,11 @@ const QUIET = 0.006; // below it, nothing is taken for speech
 const ABOVE_NOISE = 3;
 const LONGEST_MS = 15_000; // more is another utterance's
 
-export const KINDS = { first: "First words", final: "Final", voice: "Voice to voice" };
+const KINDS = {
+  first: ["First words", "From when you begin to speak until the first words are here"],
+  final: ["Final", "From when you stop speaking until your words are final"],
+  voice: ["Voice to voice", "From when you stop speaking until the agent is heard"],
+};
 
 /** Runs of sound in a stream of levels. */
 class Runs {
@@ -48,7 +52,7 @@ export class LatencyClock {
   #segmentOpen = false;
   #awaited = null; // when my turn ended, until the agent's voice answers it
 
-  /** @param {(kind: keyof KINDS, ms: number) => void} onMeasure */
+  /** @param {(kind: "first"|"final"|"voice", ms: number) => void} onMeasure */
   constructor(onMeasure) {
     this.#onMeasure = onMeasure;
   }
@@ -94,39 +98,42 @@ export class LatencyStrip {
 
   /** @param {HTMLDListElement} list filled here. */
   constructor(list) {
-    for (const [kind, name] of Object.entries(KINDS)) {
+    for (const [kind, [name, meaning]] of Object.entries(KINDS)) {
       const tile = document.createElement("div");
       const [term, value] = [document.createElement("dt"), document.createElement("dd")];
       const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
       const line = document.createElementNS(svg.namespaceURI, "polyline");
       term.textContent = name;
-      value.textContent = "–";
       svg.setAttribute("viewBox", "0 0 100 24");
       svg.setAttribute("preserveAspectRatio", "none");
       svg.setAttribute("aria-hidden", "true");
       line.setAttribute("vector-effect", "non-scaling-stroke");
       svg.append(line);
       const number = document.createElement("span");
-      number.textContent = value.textContent;
-      value.replaceChildren(number, svg);
+      number.textContent = "–";
+      svg.toggleAttribute("hidden", true); // until there is something to compare
+      value.append(number, svg);
       tile.append(term, value);
       tile.dataset.kind = kind;
+      tile.title = meaning;
       list.append(tile);
-      this.#tiles[kind] = { number, line, past: [] };
+      this.#tiles[kind] = { number, svg, line, past: [] };
     }
   }
 
   show(kind, ms) {
-    const { number, line, past } = this.#tiles[kind];
+    const { number, svg, line, past } = this.#tiles[kind];
     past.push(ms);
     if (past.length > 24) past.shift();
     number.textContent = `${Math.round(ms)} ms`;
+    if (past.length < 2) return;
+    svg.toggleAttribute("hidden", false);
     line.setAttribute("points", points(past));
   }
 }
 
 function points(values) {
   const top = Math.max(...values);
-  const step = values.length > 1 ? 100 / (values.length - 1) : 0;
-  return values.map((v, i) => `${(i * step).toFixed(1)},${(22 - (20 * v) / top).toFixed(1)}`).join(" ");
+  const step = 100 / (values.length - 1);
+  return values.map((ms, i) => `${(i * step).toFixed(1)},${(22 - (20 * ms) / top).toFixed(1)}`).join(" ");
 }
