@@ -7,6 +7,7 @@
     ├── turn     when the user's turn is over
     ├── llm      an OpenAI-compatible endpoint, or (no url) the echo stand-in
     ├── tts      which synthesiser, which voice for which language
+    ├── gate     several languages by ear (config_gate.py)
     └── server   address, ICE servers, how many sessions
 
 `Settings()` is the defaults and reads nothing. `load_settings` merges, weakest first: a TOML or
@@ -37,6 +38,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from voice_agent.config_errors import ConfigError, Location, Source, did_you_mean, explain
+from voice_agent.config_gate import GateConfig
 
 ENV_PREFIX = "VOICE_AGENT_"
 ENV_DELIMITER = "__"
@@ -232,6 +234,9 @@ class ServerSettings(_Group):
             all.
         hosts: names that clients may call it by; none for any where there are keys, and for
             those of this machine where there are not.
+        tls_certificate: PEM file of the certificate chain, to speak https and wss; None for
+            http and ws, behind a proxy or on this machine.
+        tls_key: PEM file of its private key, where that is another file.
     """
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -242,6 +247,14 @@ class ServerSettings(_Group):
     keys: Path | None = None
     allowed_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _a_key_is_for_a_certificate(self) -> ServerSettings:
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key is set but tls_certificate is not; https needs both")
+        return self
 
 
 class Settings(_Group):
@@ -249,12 +262,14 @@ class Settings(_Group):
 
     Attributes:
         language: BCP-47 code of what callers speak, e.g. "en"; "auto" to let the recogniser tell.
+            With a gate, what they are taken to speak at first.
         greeting: what the agent says when a call begins; None for nothing.
         stt: speech recognition.
         vad: voice activity detection.
         turn: end of the user's turn.
         llm: the language model.
         tts: speech synthesis.
+        gate: several languages by ear.
         server: the web server.
     """
 
@@ -265,12 +280,28 @@ class Settings(_Group):
     turn: TurnSettings = TurnSettings()
     llm: LlmSettings = LlmSettings()
     tts: TtsSettings = TtsSettings()
+    gate: GateConfig = GateConfig()
     server: ServerSettings = ServerSettings()
+
+    @model_validator(mode="after")
+    def _the_gate_adds_languages(self) -> Settings:
+        if self.gate.enabled and self.default_language in self.gate.languages:
+            raise ValueError(
+                f"gate.languages names {self.default_language!r}, which stt serves; "
+                "set language to another one, or leave it out of gate.languages"
+            )
+        return self
 
     @property
     def spoken_language(self) -> str | None:
-        """`language` as a code; None where the recogniser is to tell."""
-        return None if self.language == "auto" else self.language
+        """`language` as a code; None where the recogniser, or the gate, is to tell."""
+        return None if self.language == "auto" or self.gate.enabled else self.language
+
+    @property
+    def default_language(self) -> str:
+        """`language` as a code without a region, English where it is "auto"."""
+        language = DEFAULT_LANGUAGE if self.language == "auto" else self.language
+        return language.split("-")[0].lower()
 
     @property
     def slots(self) -> int:

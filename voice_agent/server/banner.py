@@ -17,7 +17,7 @@ NEMOTRON = "nvidia/nemotron-speech-streaming-en-0.6b"
 """What somebody who wants more than the demonstration model would start with."""
 
 
-def url_of(sock: socket.socket) -> str:
+def url_of(sock: socket.socket, *, tls: bool = False) -> str:
     """The address that a browser on this machine opens."""
     host, port = sock.getsockname()[:2]
     if host in ("127.0.0.1", "0.0.0.0", "::", "::1"):
@@ -25,7 +25,7 @@ def url_of(sock: socket.socket) -> str:
         host = "localhost"
     elif ":" in host:
         host = f"[{host}]"
-    return f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
 def print_ready(
@@ -48,11 +48,12 @@ def print_ready(
     for name, what in _rows(settings, recognizer):
         table.add_row(f"[bold]{name}[/bold]", escape(what))
     console.print(table)
-    url = url_of(sock)
-    if not _is_loopback(settings.server.host):
+    tls = settings.server.tls_certificate is not None
+    url = url_of(sock, tls=tls)
+    if not tls and not _is_loopback(settings.server.host):
         console.print(
-            "Browsers of other machines give the page their microphone over https alone, from a "
-            "proxy in front of this server.",
+            "Browsers of other machines give the page their microphone over https alone: from a "
+            "proxy in front of this server, or with server.tls_certificate.",
             soft_wrap=True,
         )
     console.print(

@@ -17,11 +17,14 @@ import contextlib
 import errno
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
-from voice_agent.config import Settings
+from voice_agent.config import ServerSettings, Settings
+from voice_agent.config_errors import ConfigError
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.recognizers import load_recognizer
 from voice_agent.server.agent import DRAIN_S, Agent, Load
@@ -73,6 +76,27 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def tls_options(server: ServerSettings) -> dict[str, Any]:
+    """Uvicorn's options for the certificate that is set, which is tried first.
+
+    Raises:
+        ConfigError: it, or its key, cannot be used.
+    """
+    certificate, key = server.tls_certificate, server.tls_key
+    if certificate is None:
+        return {}
+    try:
+        # Without a password function, OpenSSL would ask for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
+    except OSError as error:  # ssl.SSLError is one
+        files = f"{certificate} and {key}" if key is not None else str(certificate)
+        raise ConfigError(
+            f"server.tls_certificate: {files} cannot be used: {error}; PEM files of the chain and "
+            "of its key, without a password, are wanted"
+        ) from error
+    return {"ssl_certfile": certificate, "ssl_keyfile": key}
+
+
 def serve(
     settings: Settings,
     sock: socket.socket,
@@ -95,6 +119,7 @@ def serve(
 
     Raises:
         EngineError: a model that cannot be used.
+        ConfigError: a certificate that cannot be used.
     """
     return asyncio.run(_serve(Agent(settings, load=load), sock, on_ready, drain_s))
 
@@ -102,6 +127,7 @@ def serve(
 async def _serve(
     agent: Agent, sock: socket.socket, on_ready: Callable[[Recognizer], None], drain_s: float
 ) -> int:
+    tls = tls_options(agent.settings.server)
     server = _Server(
         uvicorn.Config(
             create_app(agent),
@@ -111,6 +137,7 @@ async def _serve(
             ws_ping_interval=_PING_S,
             ws_ping_timeout=_PING_S,
             timeout_graceful_shutdown=_LAST_REQUESTS_S,
+            **tls,
         )
     )
     with _signals() as received:
