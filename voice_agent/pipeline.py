@@ -40,10 +40,12 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
 from voice_agent.audio import SAMPLE_RATE
 from voice_agent.config import DEFAULT_LANGUAGE, DEFAULT_SYSTEM, Settings
+from voice_agent.engine.gate import GatedRecognizer
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.processors import AudioChunker, Captions, LanguageFollower
 from voice_agent.recognizers import load_recognizer, load_shared_recognizer
 from voice_agent.services import (
+    LanguageGate,
     NemotronSTTService,
     RecognizerSTTService,
     build_llm,
@@ -184,6 +186,8 @@ def _turn_timeout_s(settings: Settings) -> float:
 
 def _stt_service(settings: Settings, recognizer: Recognizer) -> STTService:
     language, pre_roll_s = settings.spoken_language, settings.vad.pre_roll_s
+    if isinstance(recognizer, GatedRecognizer):
+        return LanguageGate(recognizer=recognizer, pre_roll_s=pre_roll_s)
     if settings.stt.name != DEFAULT_SYSTEM:
         return RecognizerSTTService(
             recognizer=recognizer,

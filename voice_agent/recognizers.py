@@ -18,12 +18,34 @@ def load_recognizer(settings: Settings) -> Recognizer:
 
     Args:
         settings: `stt` says which system and model, where it runs, and its default look-ahead;
-            `slots` how many streams it must hold.
+            `slots` how many streams it must hold; `gate` whether others stand beside it.
 
     Raises:
         EngineError: a model, package, key or server that is missing; the message says what
             supplies it.
+        ValueError: languages of the gate that its parts do not serve, named.
     """
+    if not settings.gate.enabled:
+        return _load_stt(settings)
+    from voice_agent.engine.gate import load_gate
+
+    default = _load_stt(settings)
+    try:
+        return load_gate(
+            {settings.default_language: default, **settings.gate.languages},
+            identifier=settings.gate.identifier,
+            identifier_model=settings.gate.identifier_model,
+            device=settings.stt.device,
+            slots=settings.slots,
+            settings=settings.gate.policy(),
+        )
+    except Exception:
+        default.close()
+        raise
+
+
+def _load_stt(settings: Settings) -> Recognizer:
+    """What `stt` names, without a gate."""
     stt = settings.stt
     if stt.name == DEFAULT_SYSTEM:
         from voice_agent import engine
@@ -62,4 +84,6 @@ async def load_shared_recognizer(settings: Settings) -> Recognizer:
         key = (stt.model, stt.device)  # as `shared_recognizer` has it, for services beside ours
     else:
         key = (stt.name, stt.named_model, stt.device, stt.url)
+    if settings.gate.enabled:
+        key = (*key, settings.default_language, settings.gate.model_dump_json())
     return await share(key, partial(load_recognizer, settings))

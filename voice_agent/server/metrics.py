@@ -25,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from voice_agent.engine.recognizer import Recognizer
+from voice_agent.server.gate_metrics import GateMetrics
 from voice_agent.server.sessions import SessionTable
 from voice_agent.server.transcription import Interim, Output, Segment
 
@@ -73,13 +74,14 @@ class Metrics:
         )
 
     def watch(self, sessions: SessionTable, recognizer: Callable[[], Recognizer | None]) -> None:
-        """Export sessions and the engine's own counters.
+        """Export sessions, the engine's own counters and the language gate's.
 
         Args:
             sessions: of the server.
             recognizer: returns the one that is served, or None while it loads.
         """
         self.registry.register(_Live(sessions, recognizer))
+        self.registry.register(GateMetrics(recognizer))
 
     def see(self, output: Output) -> None:
         """Count what a session put out. Any thread."""
