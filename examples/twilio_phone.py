@@ -41,6 +41,10 @@ def signature(url: str, form: Mapping[str, str], token: str) -> str:
     return base64.b64encode(digest).decode()
 
 
+def same(secret: str, given: object) -> bool:
+    return hmac.compare_digest(secret.encode(), str(given).encode())
+
+
 def make_app(
     settings: Settings,
     host: str,
@@ -63,16 +67,20 @@ def make_app(
     async def incoming(request: Request) -> Response:
         form = {name: str(value) for name, value in (await request.form()).items()}
         expected = signature(f"https://{host}/", form, token)
-        if not hmac.compare_digest(expected, request.headers.get("X-Twilio-Signature", "")):
+        if not same(expected, request.headers.get("X-Twilio-Signature")):
             raise HTTPException(403, "not signed by Twilio with this account's token")
         return Response(TWIML.format(host=host, ticket=ticket), media_type="text/xml")
 
     @app.websocket("/media")
     async def media(ws: WebSocket) -> None:
         await ws.accept()
-        async with asyncio.timeout(10):
-            _, call = await parse_telephony_websocket(ws)
-        if not hmac.compare_digest(str(call.body.get("ticket")), ticket):
+        try:
+            async with asyncio.timeout(10):
+                _, call = await parse_telephony_websocket(ws)
+        except (TimeoutError, ValueError):  # it said nothing, or nothing that Twilio would say
+            await ws.close(1008, "a stream begins with its start message")
+            return
+        if not same(ticket, call.body.get("ticket")):
             await ws.close(1008, "this stream was not announced by the webhook")
             return
         serializer = TwilioFrameSerializer(  # hangs up by `api` when the agent ends the call

@@ -175,6 +175,15 @@ async def test_a_stream_without_the_ticket_is_closed(phone):
     assert not phone.recognizer.opened
 
 
+async def test_a_stream_that_does_not_begin_as_twilios_do_is_closed(phone):
+    async with websockets.connect(f"ws://127.0.0.1:{phone.port}/media") as line:
+        await line.send("hello?")
+        await line.send("hello?")
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await line.recv()
+    assert closed.value.rcvd.code == 1008
+
+
 async def test_a_call_is_heard_answered_and_interrupted(phone, example, voice):
     line = await phone.dial(await phone.ticket(example))
     listening = asyncio.create_task(phone.listen(line))
