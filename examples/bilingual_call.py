@@ -1,11 +1,12 @@
 """Call a running agent, speak English, then Kannada, and print what it made of either.
 
-    VOICE_AGENT_LANGUAGE=auto VOICE_AGENT_GATE__ENABLED=true voice-agent serve &
+    VOICE_AGENT_GATE__ENABLED=true voice-agent serve &
     python examples/bilingual_call.py
 
-Nobody presses anything: the agent's language gate tells the languages apart by ear. The caller is
-a WebRTC peer as a browser is one, with espeak-ng for a voice; captions, decisions and troubles of
-the gate come on the data channel, as RTVI server messages.
+Nobody presses anything: the agent's language gate tells the languages apart by ear, and the agent
+answers in the one that it heard. The caller is a WebRTC peer as a browser is one, with espeak-ng
+for a voice; captions, decisions and troubles of the gate come on the data channel, as RTVI server
+messages.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PHRASES = (
     ("kn", "ಮಕ್ಕಳು ಶಾಲೆಗೆ ಹೋದರು, ನಾನು ಬೆಂಗಳೂರಿಗೆ ಹೋಗುತ್ತೇನೆ."),
     ("en-us", "Could you tell me when the next train to the city leaves from here?"),
 )
-PAUSE_S = 1.0
+PAUSE_S = 2.0
 
 Message = dict[str, Any]
 
@@ -59,25 +60,32 @@ async def call(
         url: of the server.
         phrases: voice and text of each.
         on_message: gets each server message as it comes.
-        limit_s: seconds after the last phrase in which its final must have come.
+        limit_s: seconds after the last phrase in which it must have been answered.
 
     Returns:
-        All server messages, in order.
+        All server messages, and the agent's sentences as {"type": "agent", "text": ...}, in order.
     """
     messages: list[Message] = []
-    ready, understood = asyncio.Event(), asyncio.Event()
+    said: set[str] = set()
+    ready, answered = asyncio.Event(), asyncio.Event()
 
     def heard(raw: str | bytes) -> None:
         message = json.loads(raw)
-        if message["type"] == "bot-ready":
-            ready.set()
-        elif message["type"] == "server-message":
-            data = message["data"]
-            messages.append(data)
-            on_message(data)
-            finals = [m for m in messages if m["type"] == "caption" and m["final"]]
-            if len(finals) >= len(phrases):
-                understood.set()
+        match message["type"]:
+            case "bot-ready":
+                ready.set()
+            case "server-message":
+                take(message["data"])
+            case "bot-output" if message["data"]["segment_id"] not in said:
+                said.add(message["data"]["segment_id"])
+                take({"type": "agent", "text": message["data"]["text"]})
+
+    def take(message: Message) -> None:
+        messages.append(message)
+        on_message(message)
+        finals = [m for m in messages if m["type"] == "caption" and m["final"]]
+        if message["type"] == "agent" and len(finals) >= len(phrases):
+            answered.set()
 
     microphone = ClipTrack(await spoken(phrases))
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -94,7 +102,7 @@ async def call(
         microphone.play()
         await microphone.done.wait()
         async with asyncio.timeout(limit_s):
-            await understood.wait()
+            await answered.wait()
     except TimeoutError:
         pass  # what did come is told
     finally:
@@ -129,6 +137,8 @@ def show(message: Message) -> None:
                 f"     taken for {message['language']} ({message['posterior']:.2f} after "
                 f"{message['speech_s']:.1f} s, {message['reason']}): {message['recognizer']}"
             )
+        case "agent":
+            print(f"     agent: {message['text']}")
         case "gate_trouble":
             print(f"     {message['problem']}")
 

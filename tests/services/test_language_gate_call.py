@@ -62,6 +62,10 @@ def finals(messages):
     return [m for m in messages if m["type"] == "caption" and m["final"]]
 
 
+def sentences(messages):
+    return " ".join(m["text"] for m in messages if m["type"] == "agent")
+
+
 def in_kannada_script(text: str) -> bool:
     letters = [c for c in text if c.isalpha()]
     return bool(letters) and all(ord(c) in KANNADA for c in letters)
@@ -97,3 +101,6 @@ async def test_two_callers_at_once_speak_different_languages(server):
     )
     assert [m["language"] for m in finals(english)] == ["en"]
     assert [m["language"] for m in finals(kannada)] == ["kn"]
+    # What is heard is answered, and in its language.
+    assert "You said: good morning" in sentences(english)
+    assert in_kannada_script(sentences(kannada))
