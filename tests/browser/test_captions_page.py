@@ -178,3 +178,23 @@ def test_push_to_talk_and_mute_decide_what_is_heard(serve, open_page):
     playwright.expect(caller.button("Mute")).to_have_attribute("aria-pressed", "true")
     playwright.expect(caller.page.get_by_label("Microphone level")).to_have_js_property("value", 0)
     caller.hang_up()
+
+
+def test_microphone_and_speaker_can_be_changed_during_a_call(serve, open_page):
+    server = serve()
+    caller, _ = open_page(server, before=ENERGY)
+    caller.talk()
+    caller.page.get_by_text("Microphone and speaker").click()
+    for kind in ("Microphone", "Speaker"):
+        caller.page.get_by_label(kind, exact=True).select_option(index=2)
+    caller.page.wait_for_function(
+        """() => {
+          const [call] = window.calls;
+          const chosen = (id) => document.getElementById(id).selectedOptions[0];
+          const {track} = call.getSenders()[0];
+          return track.readyState === "live" && track.label === chosen("microphone").text
+            && document.getElementById("voice").sinkId === chosen("speaker").value;
+        }""",
+        timeout=10_000,
+    )
+    caller.hang_up()
