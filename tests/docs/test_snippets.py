@@ -24,7 +24,6 @@ from voice_agent.config import load_settings
 
 ELSEWHERE = {
     "docs/protocol.md": "tests/server/test_protocol_docs.py runs them against a server",
-    "docs/gate.md": "its models are the embedded ones; tests/engine and tests/services run it",
     "docs/stt.md": "it loads other projects' weights and calls their services",
 }
 SHOWN = {name_of(page): [*blocks(page)] for page in PAGES}
