@@ -130,8 +130,11 @@ def show(message: Message) -> None:
     """Print a message as a line; partials overwrite each other on a terminal."""
     match message["type"]:
         case "caption":
-            end = "\n" if message["final"] else "\r"
-            print(f"[{message['language'] or '??'}] {message['text']}", end=end, flush=True)
+            line = f"[{message['language'] or '??'}] {message['text']}"
+            if message["final"]:
+                print(f"{line:76}")
+            else:  # the end of it, which fits a terminal's line and covers the one before
+                print(f"{line[-76:]:76}", end="\r", flush=True)
         case "language":
             print(
                 f"     taken for {message['language']} ({message['posterior']:.2f} after "
