@@ -198,3 +198,11 @@ def test_microphone_and_speaker_can_be_changed_during_a_call(serve, open_page):
         timeout=10_000,
     )
     caller.hang_up()
+
+
+def test_closing_the_tab_frees_its_place_at_once(serve, open_page):
+    server = serve()
+    caller, _ = open_page(server)
+    caller.talk()
+    caller.page.close()
+    server.assert_idle(limit_s=10.0)  # by itself, WebRTC notices after 30

@@ -75,6 +75,9 @@ $("call").addEventListener("click", async () => {
   await call.start();
 });
 
+// A page that just goes leaves the server waiting for half a minute.
+window.addEventListener("pagehide", () => call.stop());
+
 call.addEventListener("message", ({ detail: { type, data } }) => {
   const now = performance.now();
   switch (type) {
