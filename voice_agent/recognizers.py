@@ -36,7 +36,8 @@ def load_recognizer(settings: Settings) -> Recognizer:
             identifier=settings.gate.identifier,
             identifier_model=settings.gate.identifier_model,
             device=settings.stt.device,
-            slots=settings.slots,
+            # A caller's last segment may still be on its way when the next one is diverted.
+            slots=2 * settings.slots,
             settings=settings.gate.policy(),
         )
     except Exception:
