@@ -25,10 +25,8 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page, in order, without the files that it includes."""
+    """The fenced blocks of a page, in order; what it includes is written ``` { .python }."""
     text = page.read_text()
     for found in _BLOCK.finditer(text):
-        if found[2].startswith("--8<--"):
-            continue
         line = text.count("\n", 0, found.start()) + 1
         yield Block(name_of(page), found[1], found[2], line)
