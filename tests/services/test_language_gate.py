@@ -154,6 +154,21 @@ async def test_a_language_in_the_settings_switches_the_gate_off(gated):
     assert messages(down) == []
 
 
+async def test_any_recognisers_and_identifier_make_a_gate():
+    parts = {
+        "hi": ScriptedRecognizer([(0.4, "namaste")], name="rec-hi", languages=["hi"]),
+        "en": ScriptedRecognizer(ENGLISH, name="rec-en"),
+    }
+    stt = LanguageGate(models=parts, identifier=LevelIdentifier(("en", "hi")))
+    down, _ = await run(stt, said("hi", 1.5), SleepFrame(0.2), said("en", 1.5))
+    assert [(text, language) for text, language, _ in finals(down)] == [
+        ("namaste", Language.HI),
+        ("good morning all", Language.EN),
+    ]
+    for part in parts.values():
+        part.close()
+
+
 async def test_parts_that_cannot_be_loaded_end_the_call_with_a_sentence():
     stt = LanguageGate(models={"en": "no-such.nemo", "kn": "tiny-kn"}, ttfs_p99_latency=1.0)
     _, up = await run(stt, SleepFrame(0.1))

@@ -164,7 +164,7 @@ class GatedRecognizer:
 def load_gate(
     models: Mapping[str, str | Recognizer],
     *,
-    identifier: str = "embedded",
+    identifier: str | LanguageIdentifier = "embedded",
     identifier_model: str | None = None,
     device: str = "auto",
     slots: int | None = None,
@@ -175,7 +175,7 @@ def load_gate(
     Args:
         models: by language, the default first: a model as `load_recognizer` takes it, or a
             recogniser that is loaded. A model that is named for several languages is loaded once.
-        identifier: backend, one of `voice_agent.engine.lid.BACKENDS`.
+        identifier: backend, one of `voice_agent.engine.lid.BACKENDS`, or one that is loaded.
         identifier_model: path or name that the backend knows; None for its own.
         device: "auto", "cpu", "cuda" or "cuda:N".
         slots: streams of each recogniser at most; None for its default.
@@ -200,8 +200,9 @@ def load_gate(
         for code, part in parts.items():
             if part.languages and code not in part.languages:
                 raise ValueError(f"{part.name} writes {', '.join(part.languages)}, not {code!r}")
-        judge = load_language_identifier(identifier, model=identifier_model, device=device)
-        return GatedRecognizer(parts, judge, default=next(iter(parts), ""), settings=settings)
+        if isinstance(identifier, str):
+            identifier = load_language_identifier(identifier, model=identifier_model, device=device)
+        return GatedRecognizer(parts, identifier, default=next(iter(parts), ""), settings=settings)
     except Exception:
         for recognizer in loaded.values():
             recognizer.close()

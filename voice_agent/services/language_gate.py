@@ -31,6 +31,7 @@ from voice_agent.engine.gate import (
     LanguageDecided,
     load_gate,
 )
+from voice_agent.engine.lid import LanguageIdentifier
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.services.recognizer_stt import RecognizerSTTService, RecognizerSTTSettings
 from voice_agent.services.shared import share
@@ -67,8 +68,8 @@ class LanguageGate(RecognizerSTTService):
         self,
         *,
         recognizer: GatedRecognizer | None = None,
-        models: Mapping[str, str] = DEFAULT_MODELS,
-        identifier: str = "embedded",
+        models: Mapping[str, str | Recognizer] = DEFAULT_MODELS,
+        identifier: str | LanguageIdentifier = "embedded",
         device: str = "auto",
         gate: GateSettings | None = None,
         settings: RecognizerSTTSettings | None = None,
@@ -79,8 +80,9 @@ class LanguageGate(RecognizerSTTService):
         Args:
             recognizer: recognisers and identifier that are loaded already; the four arguments
                 after it are then not used.
-            models: by language, the default first, as `load_recognizer` takes them.
-            identifier: "embedded", "ambernet", "ecapa" or "whisper".
+            models: by language, the default first: as `load_recognizer` takes them, or
+                recognisers that are loaded, which this service does not close.
+            identifier: "embedded", "ambernet", "ecapa", "whisper", or one that is loaded.
             device: "auto", "cpu", "cuda" or "cuda:N".
             gate: thresholds, and what becomes of partials before a decision.
             settings: settings to change from their defaults.
@@ -92,8 +94,8 @@ class LanguageGate(RecognizerSTTService):
             load_gate, dict(models), identifier=identifier, device=device, settings=gate
         )
         self._key = ("gate", tuple(models.items()), identifier, device, gate)
-        name = recognizer.name if recognizer is not None else " + ".join(models.values())
-        self._settings.model = name
+        names = (model if isinstance(model, str) else model.name for model in models.values())
+        self._settings.model = recognizer.name if recognizer is not None else " + ".join(names)
         self._sync_model_name_to_metrics()
         self._register_event_handler("on_language_decided")
         self._register_event_handler("on_gate_trouble")
