@@ -21,6 +21,7 @@ from voice_agent.config import DEFAULT_LANGUAGE, Settings
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.recognizers import load_recognizer
 from voice_agent.server.sessions import SessionTable
+from voice_agent.server.watch import WatchedRecognizer, watched
 
 if TYPE_CHECKING:
     from pipecat.transports.base_transport import BaseTransport
@@ -45,6 +46,7 @@ class Agent:
         settings: of the whole agent.
         sessions: who is talking.
         recognizer: None until `load` is done.
+        watched: the recogniser, or its parts, for `voice_agent.server.watch`.
         connect_timeout_s: seconds that a client has to connect after its offer.
     """
 
@@ -67,6 +69,7 @@ class Agent:
             min(settings.server.max_sessions, settings.slots), closed_because=LOADING
         )
         self.recognizer: Recognizer | None = None
+        self.watched: tuple[WatchedRecognizer, ...] = ()
         self.connect_timeout_s = connect_timeout_s
         self._load = load
 
@@ -78,7 +81,8 @@ class Agent:
             EngineError: a model that cannot be used.
         """
         await _on_daemon_thread(partial(_rehearse, self.settings))
-        self.recognizer = await _on_daemon_thread(partial(self._load, self.settings))
+        loaded = await _on_daemon_thread(partial(self._load, self.settings))
+        self.recognizer, self.watched = watched(loaded)
         self.sessions.open()
         return self.recognizer
 

@@ -6,6 +6,8 @@
     ready          the address is announced, sessions are admitted
     SIGTERM        nobody new, sessions end within a limit, exit code 0
     SIGINT         the same, exit code 130; a second signal cuts everything off
+    gone           the recogniser has died or is stuck (watch.py): sessions are told, and the
+                   process ends with an error, exit code 70 where it is stuck
 
 One thread, one event loop; the recogniser's own thread does the computing.
 """
@@ -15,13 +17,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
+from loguru import logger
 
 from voice_agent.config import ServerSettings, Settings
 from voice_agent.config_errors import ConfigError
@@ -30,11 +34,14 @@ from voice_agent.recognizers import load_recognizer
 from voice_agent.server.agent import DRAIN_S, Agent, Load
 from voice_agent.server.app import create_app
 from voice_agent.server.errors import CannotListen
+from voice_agent.server.watch import Gone, gone
 
 EXIT_INTERRUPTED = 130
+EXIT_STUCK = 70
 
 _MAX_MESSAGE_BYTES = 1 << 20  # a websocket message: five seconds of stereo audio at 48 kHz
 _PING_S = 10.0  # a websocket whose client vanished is noticed within two of these
+_GONE_DRAIN_S = 1.0  # what sessions of a recogniser that is gone have to be told
 _LAST_REQUESTS_S = 3  # what a response in flight may still take when sessions are gone
 
 
@@ -119,6 +126,7 @@ def serve(
 
     Raises:
         EngineError: a model that cannot be used.
+        Gone: the recogniser has died.
         ConfigError: a certificate that cannot be used.
     """
     return asyncio.run(_serve(Agent(settings, load=load), sock, on_ready, drain_s))
@@ -148,7 +156,11 @@ async def _serve(
             await asyncio.wait({serving, told, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 on_ready(loading.result())
-                await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
+                watching = asyncio.create_task(gone(agent.watched, agent.sessions))
+                await asyncio.wait({serving, told, watching}, return_when=asyncio.FIRST_COMPLETED)
+                if watching.done():
+                    await _give_up(agent, watching.result())
+                watching.cancel()
             interrupted = told.done() and told.result() == signal.SIGINT
             if told.done():
                 await _drain(agent, received, drain_s)
@@ -159,6 +171,19 @@ async def _serve(
             await serving
             await agent.close()
         return EXIT_INTERRUPTED if interrupted else 0
+
+
+async def _give_up(agent: Agent, gone: Gone) -> NoReturn:
+    """Tell every session, then end the process, or raise what ends it.
+
+    Raises:
+        Gone: the recogniser's thread has ended, so the process can end like any other.
+    """
+    await agent.sessions.drain(_GONE_DRAIN_S, str(gone))
+    if gone.stuck:
+        logger.critical(str(gone))
+        os._exit(EXIT_STUCK)  # an exit waits for every thread
+    raise gone
 
 
 async def _drain(agent: Agent, received: asyncio.Queue[int], drain_s: float) -> None:

@@ -1,0 +1,193 @@
+"""A recogniser that dies or sticks: who notices, who is told, how the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import websockets
+
+from tests.support.scripted import ScriptedRecognizer
+from tests.support.serving import eventually, speech
+from voice_agent.config import Settings
+from voice_agent.engine.errors import EngineClosed, EngineError
+from voice_agent.engine.recognizer import Event, Failed, Final, Recognizer
+from voice_agent.server.agent import Agent
+from voice_agent.server.serve import EXIT_STUCK, _serve, bind
+from voice_agent.server.sessions import SessionTable
+from voice_agent.server.watch import LATE, Gone, WatchedRecognizer, gone, watched
+
+SCRIPT = [(0.2, "hello")]
+
+
+def open_stream(recognizer: Recognizer) -> tuple[object, list[Event]]:
+    events: list[Event] = []
+    return recognizer.open(events.append), events
+
+
+async def test_a_debt_is_paid_by_its_final() -> None:
+    gate = threading.Event()
+    recognizer = WatchedRecognizer(ScriptedRecognizer(SCRIPT, gate=gate))
+    stream, events = open_stream(recognizer)
+    stream.feed(speech(0.5))
+    assert recognizer.owes_s() == 0
+    stream.finish()
+    stream.finish()
+    await eventually(lambda: recognizer.owes_s() > 0.05)
+    gate.set()
+    await eventually(lambda: recognizer.owes_s() == 0)
+    assert sum(isinstance(e, Final) for e in events) == 2
+    recognizer.close()
+
+
+@pytest.mark.parametrize("end", ["close", "fail"])
+async def test_nobody_waits_for_a_stream_that_is_over(end: str) -> None:
+    gate = threading.Event()
+    inner = ScriptedRecognizer(SCRIPT, gate=gate)
+    recognizer = WatchedRecognizer(inner)
+    stream, events = open_stream(recognizer)
+    stream.finish()
+    if end == "close":
+        stream.close()
+    else:
+        inner.streams[0].deliver = lambda call: call()
+        inner.streams[0].on_event(Failed(EngineError("this stream alone")))
+    assert recognizer.owes_s() == 0 and recognizer.died is None
+    gate.set()
+    recognizer.close()
+
+
+async def test_a_finish_that_raises_leaves_no_debt() -> None:
+    recognizer = WatchedRecognizer(ScriptedRecognizer(SCRIPT))
+    stream, _ = open_stream(recognizer)
+    stream.inner.close()
+    with pytest.raises(EngineError):
+        stream.finish()
+    assert recognizer.owes_s() == 0
+    recognizer.close()
+
+
+async def test_closing_is_no_death_but_dying_is() -> None:
+    closed = WatchedRecognizer(ScriptedRecognizer(SCRIPT))
+    _, events = open_stream(closed)
+    closed.close()
+    await eventually(lambda: bool(events))
+    assert closed.died is None
+
+    inner = ScriptedRecognizer(SCRIPT)
+    dead = WatchedRecognizer(inner)
+    inner.close()  # as its own thread would
+    with pytest.raises(EngineClosed):
+        dead.open(print)
+    assert isinstance(dead.died, EngineClosed)
+
+
+async def test_nobody_is_admitted_while_a_text_is_late_and_everybody_after() -> None:
+    gate = threading.Event()
+    recognizer = WatchedRecognizer(ScriptedRecognizer(SCRIPT, gate=gate))
+    sessions = SessionTable(4)
+    watching = asyncio.create_task(gone([recognizer], sessions, late_s=0.1, gone_s=60.0))
+    stream, _ = open_stream(recognizer)
+    stream.finish()
+    await eventually(lambda: sessions.closed_because == LATE)
+    gate.set()
+    await eventually(lambda: sessions.closed_because is None)
+    stream.inner.fail("the device fell off the bus")
+    assert not watching.done()
+    watching.cancel()
+    recognizer.close()
+
+
+async def test_one_that_decodes_whole_segments_is_never_late_but_may_be_stuck() -> None:
+    inner = ScriptedRecognizer(SCRIPT, gate=threading.Event())
+    inner.streaming = False
+    recognizer = WatchedRecognizer(inner)
+    sessions = SessionTable(4)
+    stream, _ = open_stream(recognizer)
+    stream.finish()
+    told = await gone([recognizer], sessions, late_s=0.0, gone_s=0.5)
+    assert told.stuck and "scripted has owed a text" in str(told)
+    assert sessions.closed_because is None
+
+
+async def test_the_parts_of_a_gate_are_watched() -> None:
+    from tests.engine.gate_fixtures import LevelIdentifier
+    from voice_agent.engine.gate import GatedRecognizer
+
+    shared = ScriptedRecognizer(SCRIPT, name="both")
+    gate = GatedRecognizer(
+        {"en": ScriptedRecognizer(SCRIPT), "kn": shared, "hi": shared},
+        LevelIdentifier(("en", "kn", "hi")),
+    )
+    same, parts = watched(gate)
+    assert same is gate and sorted(p.name for p in parts) == ["both", "scripted"]
+    assert gate.recognizers["kn"] is gate.recognizers["hi"]
+    gate.close()
+
+
+async def test_a_server_whose_recogniser_dies_tells_its_clients_and_ends() -> None:
+    inner = ScriptedRecognizer(SCRIPT)
+    agent = Agent(Settings(), load=lambda _: inner)
+    sock = bind("127.0.0.1", 0)
+    ready = asyncio.Event()
+    serving = asyncio.create_task(_serve(agent, sock, lambda _: ready.set(), 1.0))
+    await eventually(lambda: ready.is_set() or serving.done())
+    url = f"ws://127.0.0.1:{sock.getsockname()[1]}/v1/listen?encoding=linear16&sample_rate=16000"
+    async with websockets.connect(url) as ws:
+        await ws.send(speech(0.2).tobytes())
+        await eventually(lambda: bool(inner.streams))
+        inner.close()
+        error = json.loads(await ws.recv())
+        assert error["type"] == "Error" and "was closed" in error["description"]
+    with pytest.raises(Gone, match="the server ends"):
+        await asyncio.wait_for(serving, 20)
+
+
+STUCK = """
+import sys, threading
+from tests.support.scripted import ScriptedRecognizer
+from voice_agent.config import Settings
+from voice_agent.server import watch
+from voice_agent.server.serve import bind, serve
+
+watch.gone.__kwdefaults__["gone_s"] = 0.5
+sock = bind("127.0.0.1", 0)
+ready = lambda _: print(sock.getsockname()[1], flush=True)
+recognizer = ScriptedRecognizer([(0.2, "hello")], gate=threading.Event())
+sys.exit(serve(Settings(), sock, on_ready=ready, load=lambda _: recognizer))
+"""
+
+
+def test_a_server_whose_recogniser_is_stuck_ends_all_the_same(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+
+    async def speak() -> None:
+        url = f"ws://127.0.0.1:{port}/v1/listen?encoding=linear16&sample_rate=16000"
+        async with websockets.connect(url + "&endpointing=false") as ws:
+            await ws.send(speech(0.5).tobytes())
+            await ws.send('{"type": "Finalize"}')
+            async for _ in ws:
+                pass
+
+    try:
+        asyncio.run(asyncio.wait_for(speak(), 30))
+    except websockets.ConnectionClosed:
+        pass  # told by the close, or cut off by the end
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == EXIT_STUCK and "has owed a text" in errors

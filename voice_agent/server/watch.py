@@ -1,0 +1,222 @@
+"""A recogniser that is watched: whether it is alive, and how long it has owed a text.
+
+    finish() ... Final      a debt, and its payment, of whichever session
+    late                    the oldest debt is over `LATE_S`: nobody new until it is paid
+    gone                    its thread has died, or the oldest debt is over `GONE_S`: the process
+                            ends, and whatever supervises it starts another
+
+A streaming recogniser's finals take milliseconds, so one that owes for seconds is overloaded,
+stuck or dead. Those that decode whole segments may take seconds, and are never late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from voice_agent.engine.errors import EngineClosed, EngineError
+from voice_agent.engine.recognizer import (
+    Deliver,
+    Event,
+    Failed,
+    Final,
+    OnEvent,
+    Recognizer,
+    Stream,
+    StreamOptions,
+    deliver_here,
+)
+from voice_agent.server.sessions import SessionTable
+
+LATE_S = 2.0
+GONE_S = 30.0
+LATE = "the recogniser is late"
+_LOOK_EVERY_S = 0.25
+
+
+class Gone(EngineError):
+    """A recogniser that can serve nobody any more; the message says why.
+
+    Attributes:
+        stuck: its thread is alive, and will not end.
+    """
+
+    def __init__(self, problem: str, *, stuck: bool) -> None:
+        self.stuck = stuck
+        super().__init__(f"{problem}; the server ends, so that another can start")
+
+
+class WatchedRecognizer:
+    """See the module docstring. Implements `Recognizer`; what else the recogniser has, it has too.
+
+    Attributes:
+        died: what its thread died of, once it has.
+    """
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        """Watch a recogniser.
+
+        Args:
+            recognizer: loaded; `close` closes it.
+        """
+        self.name = recognizer.name
+        self.languages = recognizer.languages
+        self.streaming = recognizer.streaming
+        self.died: EngineError | None = None
+        self._recognizer = recognizer
+        self._closing = False
+        self._lock = threading.Lock()  # guards _debts: finish and finals are on different threads
+        self._debts: dict[_WatchedStream, deque[float]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """What only some recognisers have, such as `stats`."""
+        return getattr(self._recognizer, name)
+
+    def open(
+        self,
+        on_event: OnEvent,
+        *,
+        deliver: Deliver = deliver_here,
+        options: StreamOptions | None = None,
+    ) -> _WatchedStream:
+        """Claim a slot; see `Recognizer.open`."""
+        stream = _WatchedStream(self, on_event)
+        try:
+            stream.inner = self._recognizer.open(stream.on_event, deliver=deliver, options=options)
+        except EngineClosed as error:
+            self.dead(error)
+            raise
+        return stream
+
+    def close(self) -> None:
+        """Close the recogniser; see `Recognizer.close`."""
+        self._closing = True
+        self._recognizer.close()
+
+    def owes_s(self) -> float:
+        """Age of the oldest debt in seconds; 0 where there is none."""
+        with self._lock:
+            oldest = min((debts[0] for debts in self._debts.values() if debts), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def owe(self, stream: _WatchedStream) -> None:
+        """A segment has ended."""
+        with self._lock:
+            self._debts.setdefault(stream, deque()).append(time.monotonic())
+
+    def pay(self, stream: _WatchedStream) -> None:
+        """Its text has come."""
+        with self._lock:
+            if debts := self._debts.get(stream):
+                debts.popleft()
+
+    def forget(self, stream: _WatchedStream) -> None:
+        """A stream was closed; nobody waits for its texts."""
+        with self._lock:
+            self._debts.pop(stream, None)
+
+    def dead(self, error: EngineError) -> None:
+        """The recogniser has said that it is closed, though nobody closed it."""
+        if not self._closing and self.died is None:
+            self.died = error
+
+
+class _WatchedStream:
+    """A stream whose debts are noted. Implements `Stream`."""
+
+    inner: Stream
+
+    def __init__(self, owner: WatchedRecognizer, on_event: OnEvent) -> None:
+        self._owner = owner
+        self._on_event = on_event
+
+    def on_event(self, event: Event) -> None:
+        """Note what comes, and hand it on."""
+        if isinstance(event, Final):
+            self._owner.pay(self)
+        elif isinstance(event, Failed):
+            self._owner.forget(self)
+            if isinstance(event.error, EngineClosed):
+                self._owner.dead(event.error)
+        self._on_event(event)
+
+    def feed(self, pcm: np.ndarray) -> None:
+        """See `Stream.feed`."""
+        self.inner.feed(pcm)
+
+    def finish(self) -> None:
+        """See `Stream.finish`."""
+        self._owner.owe(self)  # before: the final may come before `finish` returns
+        try:
+            self.inner.finish()
+        except BaseException:
+            self._owner.pay(self)
+            raise
+
+    def cancel(self) -> None:
+        """See `Stream.cancel`."""
+        self.inner.cancel()
+
+    def close(self) -> None:
+        """See `Stream.close`."""
+        self.inner.close()
+        self._owner.forget(self)
+
+
+def watched(recognizer: Recognizer) -> tuple[Recognizer, tuple[WatchedRecognizer, ...]]:
+    """Watch a recogniser.
+
+    Args:
+        recognizer: loaded. A gate stays what it is, and its parts are watched.
+
+    Returns:
+        The one to use from now on, and those that are watched.
+    """
+    from voice_agent.engine.gate import GatedRecognizer
+
+    if not isinstance(recognizer, GatedRecognizer):
+        whole = WatchedRecognizer(recognizer)
+        return whole, (whole,)
+    # One part may serve several languages.
+    parts = {id(part): WatchedRecognizer(part) for part in recognizer.recognizers.values()}
+    for language, part in recognizer.recognizers.items():
+        recognizer.recognizers[language] = parts[id(part)]
+    return recognizer, tuple(parts.values())
+
+
+async def gone(
+    recognizers: Sequence[WatchedRecognizer],
+    sessions: SessionTable,
+    *,
+    late_s: float = LATE_S,
+    gone_s: float = GONE_S,
+) -> Gone:
+    """Watch until one of the recognisers is gone; admit nobody while one is late.
+
+    Args:
+        recognizers: that serve the sessions.
+        sessions: of the server.
+        late_s: seconds that a text may be owed while new sessions are admitted.
+        gone_s: seconds after which a recogniser is given up.
+
+    Returns:
+        Why one is gone.
+    """
+    while True:
+        for each in recognizers:
+            if each.died is not None:
+                return Gone(str(each.died), stuck=False)
+            if (owes_s := each.owes_s()) > gone_s:
+                return Gone(f"{each.name} has owed a text for {owes_s:.0f} s", stuck=True)
+        late = any(each.streaming and each.owes_s() > late_s for each in recognizers)
+        if late and sessions.closed_because is None:
+            sessions.close(LATE)
+        elif not late and sessions.closed_because == LATE:
+            sessions.open()
+        await asyncio.sleep(_LOOK_EVERY_S)
