@@ -14,12 +14,12 @@ SENTENCE = "It was the best of times."
 
 
 @cache
-def speech(text: str = SENTENCE) -> np.ndarray:
+def speech(text: str = SENTENCE, voice: str = "en-us") -> np.ndarray:
     """Say a text, int16 at 16 kHz. Not from within an event loop."""
     resampler = MonoResampler()
-    voice = resampler.process(asyncio.run(_say(text)), espeak_ng().sample_rate)
-    return np.concatenate([voice, resampler.flush()])
+    said = resampler.process(asyncio.run(_say(text, voice)), espeak_ng().sample_rate)
+    return np.concatenate([said, resampler.flush()])
 
 
-async def _say(text: str) -> bytes:
-    return b"".join([piece async for piece in espeak_ng().speak(text, "en-us", rate=0.9)])
+async def _say(text: str, voice: str) -> bytes:
+    return b"".join([piece async for piece in espeak_ng().speak(text, voice, rate=0.9)])

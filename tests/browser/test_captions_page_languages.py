@@ -1,0 +1,74 @@
+"""The page and the whole language gate, over English and Kannada that are really spoken.
+
+A person speaks the English and espeak-ng the Kannada; tiny-lid tells them apart, tiny-kn writes
+the Kannada. The English words are a script's, so that they do not hang on what a small model hears.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.support.agent_server import SAID, RunningServer
+from tests.support.scripted import ScriptedRecognizer
+from tests.support.voice import speech
+from voice_agent.config import load_settings
+from voice_agent.demo.clip import CLIP_RATE, Clip, load_clip
+from voice_agent.engine.gate import GatedRecognizer, GateSettings
+from voice_agent.engine.indic_conformer import load_indic_conformer
+from voice_agent.engine.lid import load_language_identifier
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
+
+from tests.browser.captions_page import CaptionsPage  # noqa: E402
+from tests.browser.conftest import microphone  # noqa: E402
+
+KANNADA = "ಮಕ್ಕಳು ಶಾಲೆಗೆ ಹೋದರು, ನಾನು ಬೆಂಗಳೂರಿಗೆ ಹೋಗುತ್ತೇನೆ."
+KANNADA_LETTERS = re.compile(r"[\u0c80-\u0cff]{3}")
+PAUSE_S = 8.0  # in which the first answer is spoken
+
+
+@pytest.fixture
+def server() -> Iterator[RunningServer]:
+    gate = GatedRecognizer(
+        {
+            "en": ScriptedRecognizer([(0.4, "it was"), (1.2, SAID)]),
+            "kn": load_indic_conformer("tiny-kn", device="cpu"),
+        },
+        load_language_identifier("embedded"),
+        settings=GateSettings(patience_s=5.0),  # the test machine may be busy
+    )
+    overrides = {"gate.enabled": True, "turn.smart": False, "server.max_sessions": 1}
+    server = RunningServer(load_settings(overrides=overrides), gate)
+    yield server
+    server.stop()
+    gate.close()
+
+
+@pytest.fixture(scope="module")  # before the browser, whose event loop would be in the way
+def english_then_kannada(clip, tmp_path_factory) -> Clip:
+    path = tmp_path_factory.mktemp("kannada") / "kannada.wav"
+    soundfile.write(path, speech(KANNADA, "kn"), 16_000)
+    pause = np.zeros(round(PAUSE_S * CLIP_RATE), np.int16)
+    return replace(clip, pcm=np.concatenate([clip.pcm, pause, load_clip(str(path)).pcm]))
+
+
+def test_each_language_that_is_spoken_has_its_badge_its_letters_and_its_answer(
+    server, browse, english_then_kannada, tmp_path
+):
+    sound = microphone(english_then_kannada, tmp_path)
+    caller = CaptionsPage(browse(server.url, microphone=sound).page)
+    caller.talk()
+    for text, code, language in ((SAID, "en", "English"), (KANNADA_LETTERS, "kn", "Kannada")):
+        mine = caller.see("You", text)
+        playwright.expect(mine.locator(".badge")).to_have_text(language)
+        playwright.expect(mine.locator(".words")).to_have_attribute("lang", code)
+        caller.see("Agent", text)
+    assert caller.serious_faults() == []
+    caller.hang_up()
+    server.assert_idle()
