@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import httpx
 import pytest
 import websockets
+from loguru import logger
 from websockets.exceptions import InvalidStatus
 
 from tests.server.test_keys import write
@@ -158,3 +160,33 @@ async def test_a_page_that_is_allowed_gets_cors(serve: Serve) -> None:  # noqa: 
         asked["Origin"] = "https://evil.example"
         refused = await client.options("/v1/audio/transcriptions", headers=asked)
         assert "Access-Control-Allow-Origin" not in refused.headers
+
+
+async def test_no_secret_is_logged(
+    serve: Serve,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secrets, access = keyed(tmp_path)
+    caplog.set_level(logging.DEBUG)
+    lines: list[str] = []
+    sink = logger.add(lines.append, level=0)
+    try:
+        server = await serve(SCRIPT, access=access)
+        alice = {"Authorization": f"Bearer {secrets['alice']}"}
+        async with websockets.connect(server.listen(resume="true"), additional_headers=alice) as ws:
+            token = json.loads(await ws.recv())["token"]
+        for headers in (alice, {"Authorization": "Token va_wrong"}):
+            with pytest.raises(InvalidStatus):
+                await websockets.connect(
+                    f"{server.ws}/v1/listen?resume={token}", additional_headers=headers
+                )
+        await server.quiet()
+    finally:
+        logger.remove(sink)
+    # The client's own library logs what it sends; the server's must not.
+    logged = "".join(lines) + "".join(
+        record.getMessage() for record in caplog.records if not record.name.startswith("websockets")
+    )
+    assert "WebSocket /v1/listen" in logged
+    assert not [s for s in (secrets["alice"], "va_wrong", token) if s in logged]

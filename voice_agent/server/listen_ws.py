@@ -8,6 +8,7 @@ Whoever is turned away gets an HTTP answer instead of a websocket, in Deepgram's
 
 from __future__ import annotations
 
+import logging
 import secrets
 import uuid
 
@@ -27,6 +28,18 @@ from voice_agent.server.transcription import Transcription
 KIND = "listen"
 
 
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Keep keys and tokens out of what uvicorn logs.
+
+    Its lines name the URL, and ours may hold a token; its debug lines are whole handshakes.
+    """
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args
+        )
+    return record.levelno > logging.DEBUG
+
+
 def options_of(query: ListenQuery) -> StreamOptions:
     """What of a query the recogniser has to do."""
     extra = {"phrases": dict(query.phrases)} if query.phrases else {}
@@ -40,6 +53,7 @@ def options_of(query: ListenQuery) -> StreamOptions:
 
 def routes(api: Api) -> APIRouter:
     """The route of the module docstring."""
+    logging.getLogger("uvicorn.error").addFilter(_without_secrets)
     router = APIRouter(tags=["transcription"])
     resumable: dict[str, tuple[str, StreamCall]] = {}  # token -> (client, call)
 
