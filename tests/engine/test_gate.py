@@ -12,6 +12,7 @@ import pytest
 from tests.engine.gate_fixtures import LevelIdentifier, ManualRecognizer, speech
 from tests.engine.indic_fixtures import WordASecond
 from tests.support.collect import Collector
+from tests.support.scripted import ScriptedRecognizer
 from training.kannada_speech import kannada_voice, speak
 from voice_agent.engine.errors import EngineClosed, ModelNotFound
 from voice_agent.engine.gate import (
@@ -108,6 +109,40 @@ def test_two_callers_at_once_in_different_languages(gate, recognizers):
     assert other.final().language == "kn"
     assert {e.language for e in one.events if isinstance(e, LanguageDecided)} == {"en"}
     assert {e.language for e in other.events if isinstance(e, LanguageDecided)} == {"kn"}
+
+
+def test_many_callers_on_threads_of_their_own_lose_nothing_and_mix_nothing_up():
+    parts = {
+        "en": ScriptedRecognizer([(0.1, "one"), (0.6, "one two")], slots=16, name="rec-en"),
+        "kn": ScriptedRecognizer([(0.6, "ಒಂದು")], slots=240, name="rec-kn", languages=["kn"]),
+    }
+    gate = GatedRecognizer(parts, LevelIdentifier(), settings=GateSettings(patience_s=30.0))
+    spoken = {"en": speech("en", 0.7), "kn": speech("kn", 0.7)}
+    wrong = []
+
+    def caller(seed: int) -> None:
+        draw, heard = random.Random(seed), Collector()
+        stream = gate.open(heard)
+        said = [draw.choice(("en", "kn")) for _ in range(15)]
+        for language in said:
+            for start in range(0, len(spoken[language]), 1280):
+                stream.feed(spoken[language][start : start + 1280])
+            stream.finish()
+        finals = [(f.language, f.text) for f in (heard.final(30) for _ in said)]
+        texts = {"en": "one two", "kn": "ಒಂದು"}
+        if finals != [(language, texts[language]) for language in said]:
+            wrong.append((said, finals))
+        stream.close()
+
+    callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(16)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in callers)
+    assert wrong == []
+    assert not any(part.streams for part in parts.values()), "every slot is given back"
+    gate.close()
 
 
 def test_observers_get_what_every_stream_decides(gate):
