@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voice_agent.engine.recognizer import SAMPLE_RATE
+from voice_agent.transcribe.segments import WINDOW
 
 if TYPE_CHECKING:
     import onnxruntime
 
-WINDOW = 512
 _CONTEXT = 64  # samples of the window before that the model sees again, at 16 kHz
 _RESET_WINDOWS = 2 * SAMPLE_RATE // WINDOW
 _QUIET_WINDOWS = 5
