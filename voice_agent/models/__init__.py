@@ -166,7 +166,7 @@ def checksums() -> dict[str, str]:
 
 
 def _from_hub(model: str, info: ModelInfo | None) -> Path:
-    from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+    from huggingface_hub import hf_hub_download, model_info, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -179,8 +179,8 @@ def _from_hub(model: str, info: ModelInfo | None) -> Path:
     except (LocalEntryNotFoundError, ModelNotFound):
         pass  # not cached, or not all that is needed
     try:
-        files = list_repo_files(model)
-        nemo = [f for f in files if f.endswith(".nemo")]
+        files = model_info(model).siblings or []
+        nemo = [file.rfilename for file in files if file.rfilename.endswith(".nemo")]
         if info and info.file in nemo:
             nemo = [info.file]
         if len(nemo) == 1:
@@ -196,12 +196,21 @@ def _from_hub(model: str, info: ModelInfo | None) -> Path:
         raise ModelNotFound(
             model, "no such repository on huggingface.co (private ones need `hf auth login`)"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
+        known = isinstance(error, HfHubHTTPError | LocalEntryNotFoundError | OSError)
+        if not (known or _is_of_the_network(error)):
+            raise
         raise ModelNotFound(
             model,
             "not in the local Hugging Face cache, and huggingface.co cannot be reached; on a "
             f"machine with network run `hf download {model}`, or give --model a path",
         ) from error
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether an HTTP client raised it; which one that is hangs on the hub's version."""
+    raised_by = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(raised_by & {"httpx", "httpx2", "requests"})
 
 
 @dataclass(frozen=True, slots=True)
