@@ -1,5 +1,6 @@
-"""`examples/embed_in_pipecat_bot.py` runs as it stands."""
+"""`examples/embed_in_pipecat_bot.py` runs as it stands, and beside packages of the bot's own."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,17 +25,30 @@ def recording(tmp_path) -> Path:
     return path
 
 
-def test_it_prints_what_it_hears(recording, tmp_path):
-    _, model = random_nemo(tmp_path)  # which hears nonsense, but hears
+def heard_by(bot: Path, recording: Path, folder: Path) -> list[str]:
+    """The words that a bot prints, with a model that hears nonsense, but hears."""
+    _, model = random_nemo(folder)
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), str(recording), str(model)],
-        cwd=tmp_path,
+        [sys.executable, str(bot), str(recording), str(model)],
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) > 3, done.stderr
+    return done.stdout.split()
+
+
+def test_it_prints_what_it_hears(recording, tmp_path):
+    assert len(heard_by(EXAMPLE, recording, tmp_path)) > 3
+
+
+def test_it_runs_in_a_folder_that_has_services_and_processors_of_its_own(recording, tmp_path):
+    for package in ("services", "processors"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('ours were meant')\n")
+    bot = shutil.copy(EXAMPLE, tmp_path / "bot.py")
+    assert len(heard_by(bot, recording, tmp_path)) > 3
 
 
 def test_it_fits_on_a_screen():
