@@ -1,5 +1,6 @@
 """The page's second tab, and what the page says when something is wrong."""
 
+import base64
 import re
 from urllib.parse import urlsplit
 
@@ -75,6 +76,23 @@ def test_a_file_becomes_text_and_subtitles(server, browse, recording, screenshot
     assert vtt.startswith("WEBVTT\n\n00:00:0")
     page.screenshot(path=screenshots / "captions-page-file.png")
     assert CaptionsPage(page).serious_faults() == []
+
+
+def test_a_file_may_be_dropped(server, browse, recording):
+    page = browse(server.url).page
+    page.get_by_role("tab", name="Transcribe a file").click()
+    dropped = page.evaluate_handle(
+        """({name, bytes}) => {
+          const transfer = new DataTransfer();
+          const data = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
+          transfer.items.add(new File([data], name, {type: "audio/flac"}));
+          return transfer;
+        }""",
+        {"name": recording.name, "bytes": base64.b64encode(recording.read_bytes()).decode()},
+    )
+    page.locator("#drop").dispatch_event("drop", {"dataTransfer": dropped})
+    playwright.expect(page.locator("#file-state")).to_have_text("is done", timeout=30_000)
+    playwright.expect(page.locator("#segments .sure")).to_have_text(SAID)
 
 
 def test_a_file_without_sound_is_told(server, browse, tmp_path):
