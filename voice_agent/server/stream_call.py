@@ -5,7 +5,8 @@
     recogniser       its events go to the pool, as further calls of the same session
 
 A resumable session outlives its connection by `grace_s`, unless its client has sent nothing yet
-or closed it with 1000; another connection takes it over. Its own close waits until the client has confirmed the end.
+or closed it with 1000; another connection takes it over. Its own close waits until the client
+has confirmed the end.
 """
 
 from __future__ import annotations
