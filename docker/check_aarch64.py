@@ -1,6 +1,6 @@
 """Ask pip whether everything in the image has a wheel for aarch64, without installing anything.
 
-    python docker/check_aarch64.py [--python 3.12] [EXTRA ...]
+    python docker/check_aarch64.py [--python 3.12] [--loose PACKAGE ...] [EXTRA ...]
 
 Environment markers are pip's weak point here: it evaluates `platform_machine` for the machine it
 runs on, so a dependency that only aarch64 has is not seen. It compiles nothing: a package without
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,22 +35,32 @@ def requirements(extras: list[str]) -> list[str]:
     return ["onnxruntime-gpu>=1.29" if line.startswith("onnxruntime>") else line for line in wanted]
 
 
+def constraints(loose: list[str]) -> str:
+    """The pinned versions, without those that an extra cannot keep, as the Dockerfile's LOOSE."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    dropped = re.compile(rf"({'|'.join(map(re.escape, loose))})[<>=~!]") if loose else None
+    return "\n".join(line for line in lines if dropped is None or not dropped.match(line)) + "\n"
+
+
 def main() -> int:
     """Resolve, print what was found, and return pip's exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default="3.12")
+    parser.add_argument("--loose", action="append", default=[], metavar="PACKAGE")
     parser.add_argument("extras", nargs="*")
     options = parser.parse_args()
     tags = [f"manylinux_2_{minor}_aarch64" for minor in GLIBC] + ["manylinux2014_aarch64"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
+        pinned = Path(folder) / "constraints.txt"
+        pinned.write_text(constraints(options.loose))
         pip = [sys.executable, "-m", "pip"]
         subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", folder, *SOURCES], check=True)
         command = [
             *pip, "install", "--find-links", folder, "--dry-run", "--ignore-installed", "--quiet",
             "--report", str(report), "--only-binary=:all:", "--implementation", "cp",
             "--python-version", options.python, "--target", folder,
-            "-c", str(ROOT / "constraints.txt"),
+            "-c", str(pinned),
             *(word for tag in tags for word in ("--platform", tag)),
             *requirements(options.extras),
         ]  # fmt: skip
