@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -90,7 +92,8 @@ PACKAGES = [
     ("whisper.cpp", "pywhispercpp.model"), ("insanely-fast-whisper", "transformers"),
     ("mms", "transformers"), ("seamless-m4t", "transformers"), ("vakyansh", "transformers"),
     ("voxtral", "transformers"), ("nemotron-transformers", "transformers"),
-    ("sherpa-onnx", "sherpa_onnx"), ("riva", "riva.client"),
+    ("sherpa-onnx", "sherpa_onnx"), ("riva", "riva.client"), ("indic-whisper", "transformers"),
+    ("sarvam", "sarvamai"), ("deepgram", "deepgram"),
 ]  # fmt: skip
 
 
@@ -117,11 +120,12 @@ def test_a_missing_server_is_named_with_the_command_that_starts_one(name):
     with pytest.raises(NoServer, match="start one with `") as raised:
         load(name, Choice(url=NOBODY))
     assert "127.0.0.1:9" in str(raised.value)
+    assert "--stt-url" in str(raised.value)
 
 
 WEIGHTS = [
     ("nemotron", "huggingface.co"), ("indic-conformer", "hf download"),
-    ("faster-whisper", "hf download"), ("openai-whisper", "available models"),
+    ("faster-whisper", 'download_model("no/such-model")'), ("openai-whisper", "available models"),
     ("whisper.cpp", "ggml"), ("insanely-fast-whisper", "hf download"),
     ("indic-whisper", "hf download"), ("mms", "hf download"), ("seamless-m4t", "hf download"),
     ("vakyansh", "hf download"), ("voxtral", "hf download"),
@@ -138,6 +142,45 @@ def test_missing_weights_come_with_what_fetches_them(name, advice):
         pytest.skip(str(missing))
     assert advice in str(raised.value)
     assert "no/such-model" in str(raised.value)
+
+
+KNOWN = [
+    ("faster-whisper", "faster_whisper"), ("openai-whisper", "whisper"),
+    ("whisper.cpp", "pywhispercpp"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "package"), KNOWN, ids=[n for n, _ in KNOWN])
+def test_a_known_model_that_is_not_here_comes_with_the_command_that_fetches_it(
+    name, package, tmp_path
+):
+    """In a process of its own, whose caches are empty and whose network is gone."""
+    pytest.importorskip(package)
+    code = (
+        "import socket, voice_agent.alternatives as a\n"
+        "def gone(*args, **options): raise OSError('no network')\n"
+        "socket.getaddrinfo = gone\n"
+        "try:\n"
+        f"    a.load({name!r}, a.Choice(model='tiny', device='cpu'))\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100,
+        env={"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", **home},
+    )  # fmt: skip
+    assert done.stdout.startswith("ModelNotFound tiny: "), done.stderr
+    command = re.search(r"run `python -c '(.*)'` on a machine with network", done.stdout)
+    assert command is not None
+    assert '("tiny")' in command[1]
+    compile(command[1], "the command", "exec")
+
+
+def test_a_name_that_faster_whisper_does_not_know_is_told_with_those_that_it_knows():
+    pytest.importorskip("faster_whisper")
+    with pytest.raises(ModelNotFound, match=r"smal: neither .* small\.en"):
+        load("faster-whisper", Choice(model="smal", device="cpu"))
 
 
 @pytest.mark.parametrize("name", ["insanely-fast-whisper", "mms", "faster-whisper"])

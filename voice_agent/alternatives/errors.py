@@ -55,7 +55,7 @@ class NoServer(EngineError):
         because = f" ({why})" if str(why) else ""
         super().__init__(
             f"{system}: no server answers at {url}{because}; start one with `{start}`, "
-            "or give the address of another"
+            "or give the address of another in stt.url (--stt-url)"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import numpy as np
 from loguru import logger
@@ -11,7 +12,7 @@ from voice_agent.alternatives.languages import primary
 from voice_agent.alternatives.loading import Choice, need, weights
 from voice_agent.alternatives.redecode import redecoding
 from voice_agent.alternatives.worker import Decoded, WorkerRecognizer
-from voice_agent.engine.errors import EngineError
+from voice_agent.engine.errors import EngineError, ModelNotFound
 from voice_agent.engine.recognizer import StreamOptions
 
 DEFAULT_MODEL = "small"
@@ -36,7 +37,12 @@ def load(choice: Choice) -> WorkerRecognizer:
     )
     device, index = _device(choice.device)
     name = choice.model or DEFAULT_MODEL
-    with weights(name, f"hf download Systran/faster-whisper-{name}"):
+    known = library.available_models()
+    if "/" not in name and name not in known and not Path(name).is_dir():
+        raise ModelNotFound(name, f"neither a folder nor one of {', '.join(known)}")
+    # Its names stand for repositories of several owners: only it knows which.
+    fetch = f"python -c 'import faster_whisper as f; f.download_model(\"{name}\")'"
+    with weights(name, fetch):
         model = library.WhisperModel(
             name, device=device, device_index=index,
             compute_type="float16" if device == "cuda" else "int8",
