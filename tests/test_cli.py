@@ -43,7 +43,7 @@ def noise(tmp_path) -> str:
 @pytest.fixture
 def scripted(monkeypatch):
     """`load_recognizer` gives a recogniser that says what it is told; its arguments are kept."""
-    made = ScriptedRecognizer([(0.5, "good"), (1.5, "good morning")])
+    made = ScriptedRecognizer([(0.5, "good"), (1.5, "good morning")], languages=("en", "kn"))
     made.loaded_with = {}
 
     def load(model, **options):
@@ -336,6 +336,13 @@ def test_what_no_call_could_use_keeps_a_server_from_starting(flags, told, capsys
     assert run("serve", "--port", "0", *flags.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"voice-agent: {told}")
+
+
+def test_a_language_that_the_model_does_not_write_keeps_a_server_from_starting(capsys):
+    """Without a flag, an agent's callers speak English."""
+    assert run("serve", "--port", "0", "--model", "tiny-kn") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("voice-agent: tiny-kn writes kn, not 'en'; ") and "--language" in line
 
 
 def test_a_defect_of_ours_keeps_its_traceback(noise, monkeypatch):

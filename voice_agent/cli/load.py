@@ -24,9 +24,18 @@ def load(settings: Settings) -> Recognizer:
     from voice_agent.recognizers import load_recognizer
 
     try:
-        return load_recognizer(settings)
+        recognizer = load_recognizer(settings)
     except ValueError as error:  # the engine's word for an option that a checkpoint lacks
         raise UsageFault(str(error)) from error
+    language, written = settings.spoken_language, recognizer.languages
+    # A server would start, and then each of its calls fail.
+    if language and written and language.split("-")[0].lower() not in written:
+        recognizer.close()
+        raise UsageFault(
+            f"{recognizer.name} writes {', '.join(written)}, not {language!r}; name what is "
+            "spoken with --language, or leave it to the model with --language auto"
+        )
+    return recognizer
 
 
 def what(settings: Settings) -> str:
