@@ -35,14 +35,32 @@ async def test_a_debt_is_paid_by_its_final() -> None:
     gate = threading.Event()
     recognizer = WatchedRecognizer(ScriptedRecognizer(SCRIPT, gate=gate))
     stream, events = open_stream(recognizer)
-    stream.feed(speech(0.5))
-    assert recognizer.owes_s() == 0
     stream.finish()
     stream.finish()
     await eventually(lambda: recognizer.owes_s() > 0.05)
     gate.set()
     await eventually(lambda: recognizer.owes_s() == 0)
     assert sum(isinstance(e, Final) for e in events) == 2
+    recognizer.close()
+
+
+async def test_audio_that_comes_at_once_has_as_long_as_it_lasts() -> None:
+    gate = threading.Event()
+    recognizer = WatchedRecognizer(ScriptedRecognizer(SCRIPT, gate=gate))
+    stream, _ = open_stream(recognizer)
+    stream.feed(speech(3600.0))
+    stream.finish()
+    live, _ = open_stream(recognizer)
+    live.feed(speech(0.1))
+    await asyncio.sleep(0.1)  # it took as long as it lasts
+    live.feed(speech(0.1))
+    live.cancel()
+    live.finish()
+    await asyncio.sleep(0.05)
+    assert 0.04 < recognizer.owes_s() < 60  # for the live one, which owes since its finish
+    live.close()
+    assert recognizer.owes_s() == 0
+    gate.set()
     recognizer.close()
 
 

@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import websockets
+from websockets.exceptions import InvalidStatus
 
 from tests.soak.faults import CHUNK_S, FAULTS, RATE, Fault, Target, chunks
 from voice_agent.bench.served import metrics as scrape
 from voice_agent.bench.served import served
+from voice_agent.client import ListenError
 from voice_agent.wire import Results, parse_server
 
 SETTLING_S = 60.0
@@ -40,6 +42,7 @@ class Report:
     Attributes:
         heard: transcripts of good clients that were as they should be.
         wrong: those that were not.
+        refused: clients, good and bad, who were told that the server is full or late.
         faults: bad clients, by what they did.
         unexpected: what the server answered them that it should not have.
         leaks: by metric, before and after, where the server kept something.
@@ -48,6 +51,7 @@ class Report:
 
     heard: int = 0
     wrong: list[str] = field(default_factory=list)
+    refused: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     unexpected: list[str] = field(default_factory=list)
     leaks: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -150,7 +154,14 @@ async def soak(target: Target, *, seconds: float, clients: int, seed: int = 0) -
         await asyncio.sleep(i / clients * _SEGMENT_S)  # phases are spread, as callers' are
         while time.monotonic() < end:
             which = i % len(voices)
-            got = await good_client(target, voices[which])
+            try:
+                got = await good_client(target, voices[which])
+            except InvalidStatus as error:
+                if error.response.status_code != 503:
+                    raise
+                report.refused += 1
+                await asyncio.sleep(1.0)
+                continue
             if got == expected[which]:
                 report.heard += 1
             else:
@@ -186,6 +197,12 @@ async def _fault(
         await asyncio.wait_for(fault(target, rng), 60)
     except AssertionError as error:
         report.unexpected.append(f"{name}: {error}")
+    except (InvalidStatus, ListenError) as error:
+        status = error.response.status_code if isinstance(error, InvalidStatus) else error.status
+        if status == 503:
+            report.refused += 1
+        else:
+            report.unexpected.append(f"{name}: {error}")
     except TimeoutError:
         report.unexpected.append(f"{name}: the server left it hanging for a minute")
 
@@ -216,6 +233,7 @@ def main() -> None:
             {
                 "good clients": report.heard,
                 "of them wrong": report.wrong[:5],
+                "refused": report.refused,
                 "bad clients": dict(report.faults),
                 "unexpected": report.unexpected[:5],
                 "leaks": report.leaks,

@@ -6,7 +6,8 @@
                             ends, and whatever supervises it starts another
 
 A streaming recogniser's finals take milliseconds, so one that owes for seconds is overloaded,
-stuck or dead. Those that decode whole segments may take seconds, and are never late.
+stuck or dead. Audio that came faster than it was spoken, a file's, has as long as it lasts before
+its text is due. Recognisers that decode whole segments may take seconds, and are never late.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from voice_agent.engine.errors import EngineClosed, EngineError
 from voice_agent.engine.recognizer import (
+    SAMPLE_RATE,
     Deliver,
     Event,
     Failed,
@@ -100,15 +102,15 @@ class WatchedRecognizer:
         self._recognizer.close()
 
     def owes_s(self) -> float:
-        """Age of the oldest debt in seconds; 0 where there is none."""
+        """Seconds for which the oldest debt has been due; 0 where there is none."""
         with self._lock:
             oldest = min((debts[0] for debts in self._debts.values() if debts), default=None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
+        return 0.0 if oldest is None else max(0.0, time.monotonic() - oldest)
 
-    def owe(self, stream: _WatchedStream) -> None:
-        """A segment has ended."""
+    def owe(self, stream: _WatchedStream, due: float) -> None:
+        """A segment has ended, whose text is due then, on the monotonic clock."""
         with self._lock:
-            self._debts.setdefault(stream, deque()).append(time.monotonic())
+            self._debts.setdefault(stream, deque()).append(due)
 
     def pay(self, stream: _WatchedStream) -> None:
         """Its text has come."""
@@ -135,6 +137,8 @@ class _WatchedStream:
     def __init__(self, owner: WatchedRecognizer, on_event: OnEvent) -> None:
         self._owner = owner
         self._on_event = on_event
+        self._began: float | None = None  # when the first audio of the segment came
+        self._audio_s = 0.0  # of the segment
 
     def on_event(self, event: Event) -> None:
         """Note what comes, and hand it on."""
@@ -149,10 +153,15 @@ class _WatchedStream:
     def feed(self, pcm: np.ndarray) -> None:
         """See `Stream.feed`."""
         self.inner.feed(pcm)
+        self._began = self._began or time.monotonic()
+        self._audio_s += pcm.size / SAMPLE_RATE
 
     def finish(self) -> None:
         """See `Stream.finish`."""
-        self._owner.owe(self)  # before: the final may come before `finish` returns
+        now = time.monotonic()
+        spoken_by = now if self._began is None else max(now, self._began + self._audio_s)
+        self._began, self._audio_s = None, 0.0
+        self._owner.owe(self, spoken_by)  # before: the final may come before `finish` returns
         try:
             self.inner.finish()
         except BaseException:
@@ -162,6 +171,7 @@ class _WatchedStream:
     def cancel(self) -> None:
         """See `Stream.cancel`."""
         self.inner.cancel()
+        self._began, self._audio_s = None, 0.0
 
     def close(self) -> None:
         """See `Stream.close`."""
