@@ -22,16 +22,21 @@ ROOT = Path(__file__).parents[1]
 GLIBC = range(17, 40)
 """Minor versions of the glibc 2.x that a wheel may name and Ubuntu 24.04 (2.39) satisfies."""
 
-SOURCES = ("docopt",)
+SOURCES = ("docopt", "openai-whisper")
 """Published as sources only; plain Python, so a wheel that is built here serves aarch64 too."""
 
 
 def requirements(extras: list[str]) -> list[str]:
     """The project's own requirements with some of its extras, ONNX Runtime for the GPU."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = list(project["dependencies"])
-    for extra in extras:
-        wanted += project["optional-dependencies"][extra]
+    wanted, left = list(project["dependencies"]), list(extras)
+    while left:
+        for line in project["optional-dependencies"][left.pop()]:
+            own = re.fullmatch(rf"{project['name']}\[(.*)\]", line)  # an extra of other extras
+            if own is None:
+                wanted.append(line)
+            else:
+                left += own[1].split(",")
     return ["onnxruntime-gpu>=1.29" if line.startswith("onnxruntime>") else line for line in wanted]
 
 

@@ -28,6 +28,7 @@ def whisper_tokenizer(folder: Path) -> int:
     tokenizer = WhisperTokenizer(
         str(folder / "vocab.json"), str(folder / "merges.txt"),
         unk_token="<|endoftext|>", bos_token="<|endoftext|>", eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     )  # fmt: skip
     tokenizer.add_tokens(special, special_tokens=True)
     tokenizer.save_pretrained(folder)
@@ -119,8 +120,8 @@ def wav2vec2(folder: Path, *, languages: tuple[str, ...] = ()) -> Path:
     )  # fmt: skip
     model.save_pretrained(folder)
     if languages:
-        for code in languages:
-            adapter = {k: v.contiguous() for k, v in model._get_adapters().items()}
+        for code in languages:  # each another random one
+            adapter = {k: torch.randn_like(v) for k, v in model._get_adapters().items()}
             save_file(adapter, folder / f"adapter.{code}.safetensors", {"format": "pt"})
     tokenizer = Wav2Vec2CTCTokenizer(
         str(folder / "vocab.json"), target_lang=languages[0] if languages else None

@@ -6,6 +6,8 @@ project's tiny-en for sherpa-onnx, which are real.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,50 @@ def test_a_language_that_it_cannot_write_is_refused(loaded):
         pytest.skip("its checkpoint does not say what it writes")
     with pytest.raises(ValueError, match="xx"):
         recognizer.open(Collector(), options=StreamOptions(language="xx"))
+
+
+def test_mms_hears_with_the_adapter_of_the_language(tmp_path, noise):
+    pytest.importorskip("transformers")
+    model = str(kannada_mms(tmp_path))
+    heard = {}
+    for language in (None, "kn", "kan", "en"):
+        recognizer = load("mms", Choice(model=model, device="cpu", language=language))
+        final, _ = say(recognizer, noise, StreamOptions())
+        heard[language] = (recognizer.name, recognizer.languages, final.text)
+        recognizer.close()
+    assert heard[None] == heard["kn"]  # Kannada, where nobody says
+    assert [name for name, _, _ in heard.values()] == ["mms kan", "mms kan", "mms kan", "mms eng"]
+    assert heard["kan"][2] == heard["kn"][2] != heard["en"][2]
+    with pytest.raises(CorruptCheckpoint, match="tam"):
+        load("mms", Choice(model=model, device="cpu", language="ta"))
+
+
+def test_insanely_fast_whisper_attends_by_sdpa_and_hears_more_than_a_window(
+    tmp_path, noise, monkeypatch
+):
+    transformers = pytest.importorskip("transformers")
+    built, build = [], transformers.pipeline
+    monkeypatch.setattr(
+        transformers, "pipeline", lambda *a, **k: built.append(build(*a, **k)) or built[-1]
+    )
+    model = str(checkpoints.whisper(tmp_path))
+    recognizer = load("insanely-fast-whisper", Choice(model=model, device="cpu"))
+    long = np.tile(noise, 16)  # 32 s
+    final, _ = say(recognizer, long, KN, piece=long.size)
+    recognizer.close()
+    assert built[0].model.config._attn_implementation == "sdpa"
+    assert final.text
+    assert final.audio_s == pytest.approx(32.0)
+
+
+def test_openai_whisper_needs_no_torchaudio(tmp_path, noise, monkeypatch):
+    pytest.importorskip("whisper")
+    monkeypatch.setitem(sys.modules, "torchaudio", None)  # as Python does for "not installed"
+    model = str(checkpoints.openai_whisper(tmp_path))
+    recognizer = load("openai-whisper", Choice(model=model))  # the device is found by itself
+    final, _ = say(recognizer, noise, EN)
+    recognizer.close()
+    assert final.text
 
 
 @pytest.mark.parametrize("right", [0, 13])
