@@ -3,10 +3,13 @@
 import pytest
 import soundfile
 
+from tests.support.voice import speech
 from voice_agent.cli import main
 from voice_agent.models import HERE
 
 moonshine = pytest.importorskip("moonshine_voice", reason="its clip needs the extra 'demo'")
+
+KANNADA = "ಮಕ್ಕಳು ಶಾಲೆಗೆ ಹೋದರು, ನಾನು ಬೆಂಗಳೂರಿಗೆ ಹೋಗುತ್ತೇನೆ."
 
 
 def demo(*flags: str) -> int:
@@ -30,6 +33,14 @@ def test_a_model_that_hears_nonsense_fails_the_demo(checkpoint, tmp_path, capsys
     assert f" in {reply}" in shown
     spoken, _ = soundfile.read(reply)
     assert abs(spoken).max() > 0.05, "it answers nonsense with nonsense, but aloud"
+
+
+def test_a_model_of_another_language_is_demonstrated_in_it(tmp_path, capsys):
+    soundfile.write(tmp_path / "kannada.wav", speech(KANNADA, "kn"), 16_000)
+    flags = ("--model", "tiny-kn", "--language", "kn", "--clip", str(tmp_path / "kannada.wav"))
+    assert demo(*flags, "--reply", str(tmp_path / "reply.wav")) == 0
+    shown = capsys.readouterr().out
+    assert "is ready with tiny-kn" in shown and "(kn, final " in shown
 
 
 @pytest.mark.skipif(not (HERE / "tiny-en.nemo").is_file(), reason="tiny-en.nemo is not there")

@@ -67,7 +67,8 @@ def read_manifest(path: Path, language: str | None) -> list[Clip]:
         try:
             row = json.loads(line)
             if row.get("text") and (language is None or row.get("lang", language) == language):
-                source = str(row.get("source", "")).split(" via ")[0].split(";")[0]
+                # Of "corpus via package; remark" or "repository data/file" the corpus alone.
+                source = re.split(" via |;| data/", str(row.get("source", "")))[0]
                 clips.append(Clip(path.parent / row["audio"], normalise(row["text"]), source))
         except (json.JSONDecodeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path}, line {number}: not a manifest line ({error!r})") from error
