@@ -163,6 +163,7 @@ def demo(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
+    language: LanguageOption = None,
     clip: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Speech to play instead of the clip that we know."),
@@ -184,6 +185,7 @@ def demo(
         model=model,
         device=device,
         right_context=right_context,
+        language=language,
         clip=clip,
         expect=expect,
         reply=reply,

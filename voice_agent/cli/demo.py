@@ -30,6 +30,7 @@ def run(
     model: str | None,
     device: str | None,
     right_context: int | None,
+    language: str | None,
     clip: str | None,
     expect: str | None,
     reply: Path,
@@ -42,6 +43,7 @@ def run(
         model: recogniser of the server.
         device: where it runs.
         right_context: its look-ahead.
+        language: that the clip is in.
         clip: recording to play; None for the one that we know.
         expect: what `clip` says.
         reply: where the agent's voice is written.
@@ -67,6 +69,7 @@ def run(
         "--model": model,
         "--device": device,
         "--right-context": right_context,
+        "--language": language,
     }
     given = [text for flag, value in flags.items() if value is not None for text in (flag, value)]
 
