@@ -52,6 +52,7 @@ def test_a_manifest_names_parts_of_files_and_other_languages(clips):
     part, other = corpus.read(clips)
     assert (part.name, part.language, part.pcm().size) == ("a.wav@0.25-0.5", "kn", 4_000)
     assert [c.name for c in corpus.read(clips, language="en")] == [other.name]
+    assert [c.name for c in corpus.read(clips, language="EN-us")] == [other.name]
     with pytest.raises(corpus.BadManifest, match="'hi'"):
         corpus.read(clips, language="hi")
 

@@ -35,7 +35,7 @@ class Clip:
         name: as the manifest has it, with its part; unique within a run.
         path: the file.
         text: what is said; empty where nobody wrote it down.
-        language: BCP-47 code.
+        language: code without a region.
         from_s: where it begins in the file.
         to_s: where it ends; None for the file's end.
     """
@@ -77,12 +77,14 @@ def read(where: Path, language: str | None = None, limit: int | None = None) -> 
 
     Args:
         where: the file or folder.
-        language: only clips of this language; in a folder without a manifest, the clips'.
+        language: BCP-47 code; only clips of this language count, whatever their region. In a
+            folder without a manifest, it is the clips'.
         limit: no more clips than this.
 
     Raises:
         BadManifest: nothing usable there.
     """
+    language = language and _primary(language)
     if where.is_dir() and (where / "manifest.jsonl").is_file():
         where = where / "manifest.jsonl"
     if where.is_dir():
@@ -122,13 +124,18 @@ def _manifest(file: Path) -> list[Clip]:
                 f"{file}, line {number}: not a manifest line ({error!r}); each holds JSON with "
                 'at least "audio"'
             ) from error
-        language = str(row.get("language") or row.get("lang") or "en").split("-")[0]
+        language = _primary(str(row.get("language") or row.get("lang") or "en"))
         end = None if row.get("to_s") is None else float(row["to_s"])
         label = name if end is None else f"{name}@{start:g}-{end:g}"
         clips.append(
             Clip(label, _path(file, name), str(row.get("text") or ""), language, start, end)
         )
     return clips
+
+
+def _primary(language: str) -> str:
+    """Without a region: scores and systems go by the language alone."""
+    return language.split("-")[0].lower()
 
 
 def _path(manifest: Path, name: str) -> Path:
