@@ -126,6 +126,12 @@ def test_why_there_is_no_microphone_is_told(server, browse):
     refused.button("Talk").click()
     refused.expect_problem("The browser does not let this page use the microphone.")
 
+    # What a browser says on a machine without one; this one cannot be told to have none.
+    none = "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', '%s'); }"
+    deaf = CaptionsPage(browse(server.url, before=none % "NotFoundError").page)
+    deaf.button("Talk").click()
+    deaf.expect_problem("There is no microphone. Plug one in")
+
     # A name of another machine, over plain http: browsers take it for insecure.
     elsewhere = f"http://voice.example:{urlsplit(server.url).port}"
     insecure = CaptionsPage(
