@@ -24,6 +24,40 @@ def test_nvidia_smi_of_a_spark_and_of_a_server_is_understood():
     assert looking.parse_gpus("No devices were found\n") == ((), None)
 
 
+@pytest.mark.parametrize("banner", ["CUDA Version: 13.0", "CUDA UMD Version: 13.0"])
+def test_a_sparks_own_tool_is_asked_for_its_gpu_and_driver(banner, tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in\n'
+        '--query-gpu=*) echo "NVIDIA GB10, 12.1, [N/A], 580.95.05" ;;\n'
+        f'*) echo "| NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   {banner}   |" ;;\n'
+        "esac\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert looking._nvidia() == ((Gpu("NVIDIA GB10", (12, 1), None),), "580.95.05", "13.0")
+
+
+def test_a_machine_whose_driver_is_not_loaded_has_no_gpu(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert looking._nvidia() == ((), None, None)
+
+
+def test_every_libcudart_that_a_process_here_would_find_counts(tmp_path, monkeypatch):
+    before = set(looking._cudarts())
+    wheel = tmp_path / "nvidia" / "cu97" / "lib"
+    wheel.mkdir(parents=True)
+    (wheel / "libcudart.so.97").touch()
+    (tmp_path / "libcudart.so.98").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert set(looking._cudarts()) == before | {97, 98}
+
+
 def test_a_library_that_fails_crashes_or_hangs_is_told_apart(monkeypatch):
     assert looking._python("print(1)\nprint('x')") == ("x", None)
     assert looking._python("raise ImportError('libfoo.so.1: gone')")[1].endswith(

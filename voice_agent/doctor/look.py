@@ -171,7 +171,7 @@ def _nvidia() -> tuple[tuple[Gpu, ...], str | None, str | None]:
     except (OSError, subprocess.TimeoutExpired):
         return (), None, None
     gpus, driver = parse_gpus(listed.stdout if listed.returncode == 0 else "")
-    cuda = re.search(r"CUDA Version:\s*([\d.]+)", banner.stdout)
+    cuda = re.search(r"CUDA(?: \w+)? Version\s*:\s*([\d.]+)", banner.stdout)  # or "CUDA UMD"
     return gpus, driver, cuda[1] if cuda else None
 
 
