@@ -52,6 +52,15 @@ def test_every_example_is_on_the_page_about_bots():
     assert [p.name for p in (ROOT / "examples").glob("*.py") if p.name not in page] == []
 
 
+def test_every_example_is_run_by_a_test():
+    tests = "".join(
+        p.read_text() for p in (ROOT / "tests").rglob("*.py") if p.parent.name != "docs"
+    )
+    names = [path.stem for path in (ROOT / "examples").glob("*.py")]
+    assert names
+    assert [name for name in names if not re.search(rf"\b{name}\b", tests)] == []
+
+
 def test_the_pipecat_that_was_tested_is_the_pinned_one():
     page = (DOCS / "pipecat-integration.md").read_text()
     pinned = re.search(r"^pipecat-ai==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)[1]
