@@ -55,3 +55,23 @@ async def test_a_call_hears_through_it(choice, speech):
     assert len(finals) == 1
     assert finals[0].finalized
     assert all(word in finals[0].text for word in WORDS)
+
+
+def test_the_gate_gives_each_language_to_the_system_that_writes_it(choice, speech, tmp_path):
+    pytest.importorskip("transformers")
+    from tests.alternatives import checkpoints
+    from tests.support.collect import Collector
+    from voice_agent.engine.gate import load_gate
+
+    mms = str(checkpoints.wav2vec2(tmp_path, languages=("kan",)))
+    english = load("faster-whisper", choice)
+    kannada = load("mms", Choice(model=mms, device="cpu", language="kn"))
+    gate = load_gate({"kn": kannada, "en": english}, device="cpu")
+    got = Collector()
+    stream = gate.open(got)
+    stream.feed(speech[0])
+    stream.finish()
+    final = got.final()
+    gate.close()
+    assert final.language == "en"
+    assert all(word in final.text for word in WORDS), final.text
