@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from examples import websocket_client
+from tests.alternatives import checkpoints
 from tests.server.test_serve import Process
 
 SAID = "it was the best of times"
@@ -87,10 +88,21 @@ def test_serve_names_the_system_that_it_runs(server):
     assert "faster-whisper, chosen with stt.name" in server.text()
 
 
+def test_serve_says_that_a_licence_forbids_commercial_use(tmp_path):
+    pytest.importorskip("transformers")
+    model = checkpoints.wav2vec2(tmp_path, languages=("kan",))
+    process = Process("--stt", "mms", "--model", str(model), "--language", "kn", "--device", "cpu")
+    try:
+        process.url()
+        assert "its weights are CC-BY-NC-4.0, which forbids commercial use" in process.text()
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--stt", "faster-whisper", "--model", "no/such"), "hf download"),
+        (("--stt", "faster-whisper", "--model", "no/such"), 'download_model("no/such")'),
         (
             ("--stt", "whisperx", "--stt-url", "http://127.0.0.1:9"),
             "start one with `docker",
