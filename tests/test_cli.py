@@ -17,7 +17,9 @@ import soundfile
 from tests.support.scripted import ScriptedRecognizer
 from voice_agent.cli import main
 from voice_agent.cli.errors import sentence
-from voice_agent.models import KNOWN
+from voice_agent.demo.clip import CLIP_RATE, known_clip
+from voice_agent.demo.verdict import WER_BOUND, word_error_rate
+from voice_agent.models import HERE, KNOWN
 
 
 def run(*args: str) -> int:
@@ -214,6 +216,22 @@ def test_a_model_that_really_runs_gives_tokens_and_times(noise, checkpoint):
     for segment in transcript["segments"]:
         assert segment["tokens"]
         assert [w["word"] for w in segment["words"]] == segment["text"].split()
+
+
+@pytest.mark.skipif(not (HERE / "tiny-en.nemo").is_file(), reason="tiny-en.nemo is not there")
+def test_without_a_model_the_embedded_one_writes_what_a_person_says(tmp_path):
+    pytest.importorskip("moonshine_voice", reason="its clip needs the extra 'demo'")
+    clip = known_clip()
+    soundfile.write(tmp_path / "dickens.flac", clip.pcm, CLIP_RATE)
+    ran = in_a_process("transcribe", "dickens.flac", "-f", "json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    (transcript,) = json.loads(ran.stdout)
+    assert (transcript["file"], transcript["language"]) == ("dickens.flac", "en")
+    assert word_error_rate(clip.text, transcript["text"]) < WER_BOUND
+    for segment in transcript["segments"]:
+        assert segment["tokens"]
+        assert all(word["start_s"] < word["end_s"] for word in segment["words"])
+        assert all(0 <= word["confidence"] <= 1 for word in segment["words"])
 
 
 def test_a_terminal_shows_partials_and_a_bar_and_a_pipe_only_the_transcript(tmp_path, checkpoint):
