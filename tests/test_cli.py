@@ -230,8 +230,10 @@ def test_without_a_model_the_embedded_one_writes_what_a_person_says(tmp_path):
     assert word_error_rate(clip.text, transcript["text"]) < WER_BOUND
     for segment in transcript["segments"]:
         assert segment["tokens"]
-        assert all(word["start_s"] < word["end_s"] for word in segment["words"])
-        assert all(0 <= word["confidence"] <= 1 for word in segment["words"])
+        starts = [word["start_s"] for word in segment["words"]]
+        assert segment["start_s"] <= starts[0] and starts == sorted(starts)
+        assert all(word["start_s"] <= word["end_s"] for word in segment["words"])
+        assert all(0 < word["confidence"] <= 1 for word in segment["words"])
 
 
 def test_a_terminal_shows_partials_and_a_bar_and_a_pipe_only_the_transcript(tmp_path, checkpoint):
