@@ -173,7 +173,7 @@ def test_clips_in_parallel_come_back_in_order_after_the_long_one_alone(clips):
     recognizer.close()
 
 
-# The whole, on our own embedded model
+# The whole, on our own engine with random weights
 
 
 @pytest.fixture
@@ -183,12 +183,15 @@ def command():
     return lambda *args: CliRunner().invoke(app, [str(a) for a in args])
 
 
-def test_it_compares_writes_three_reports_and_resumes(clips, tmp_path, command, monkeypatch):
+def test_it_compares_writes_three_reports_and_resumes(
+    clips, checkpoint, tmp_path, command, monkeypatch
+):
     monkeypatch.setattr(corpus, "LONG_S", 1.0)
     pytest.importorskip("jiwer")
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
-    args = ("--stt", "nemotron,whisperx", "--manifest", clips, "--out", out, "--device", "cpu",
+    systems_asked = f"nemotron={checkpoint},whisperx"
+    args = ("--stt", systems_asked, "--manifest", clips, "--out", out, "--device", "cpu",
             "--live", 1, "--url", "whisperx=http://127.0.0.1:9")  # fmt: skip
     done = command(*args)
     assert done.exit_code == 0, done.output
@@ -201,7 +204,7 @@ def test_it_compares_writes_three_reports_and_resumes(clips, tmp_path, command, 
     assert theirs["clips"] == 0
     assert "no server answers" in report["problems"]["whisperx"]
     assert report["conditions"]["cpu"]
-    assert "| nemotron | 2 |" in (out / "stt.md").read_text()
+    assert "| nemotron=random.nemo | 2 |" in (out / "stt.md").read_text()
     assert (out / "stt.png").read_bytes().startswith(b"\x89PNG")
 
     # Cut the last measurements off, as a kill would, in the middle of a line.
