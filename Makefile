@@ -11,12 +11,12 @@ TORCH  ?= torch==2.13.0
 
 # What pip is at, a line a package, so that no minute is silent.
 PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt
-PROGRESS    = grep --line-buffered -E '^(Collecting|Building|Installing|Successfully|ERROR)' | cut -c -100
+PROGRESS    = grep --line-buffered -E '^ *(Collecting|Downloading|Building|Installing|Successfully|ERROR)' | cut -c -100
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: setup demo serve test lint check clean
+.PHONY: setup demo serve test soak lint check clean
 
 setup: $(VENV)/.ready
 
@@ -38,6 +38,9 @@ serve: setup
 
 test: setup
 	@$(BIN)/python -m pytest
+
+soak: setup
+	@$(BIN)/python -m tests.soak
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -218,6 +218,18 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=float, default=Recipe().learning_rate, help="peak learning rate"
     )
+    parser.add_argument(
+        "--gentle",
+        type=float,
+        default=Recipe().gentle,
+        help="0 to 1: less augmentation, for a run too short to need it",
+    )
+    parser.add_argument(
+        "--rnnt-rows",
+        type=float,
+        default=Recipe().rnnt_rows,
+        help="share of a batch that the transducer's loss is computed on",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("voice_agent/models/tiny-en.nemo"))
@@ -241,6 +253,8 @@ def main() -> None:
         recipe = Recipe(
             seconds_per_batch=args.batch_seconds,
             learning_rate=args.rate,
+            gentle=args.gentle,
+            rnnt_rows=args.rnnt_rows,
             shares=SHARES,
             final_shares=FINAL_SHARES,
             seed=args.seed,

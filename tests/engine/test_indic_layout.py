@@ -48,7 +48,7 @@ def test_the_assets_folder_may_be_given_itself(folder):
 @pytest.mark.parametrize("file", ["encoder.onnx", "preprocessor.ts", "language_masks.json"])
 def test_a_missing_file_is_named_with_what_to_do(folder, file):
     (folder / "assets" / file).unlink()
-    with pytest.raises(ModelNotFound, match=rf"lacks {file}.*--indic-path"):
+    with pytest.raises(ModelNotFound, match=rf"lacks {file}.*--model"):
         read("mini", folder)
 
 
@@ -88,16 +88,16 @@ def test_tables_that_do_not_fit_each_other_are_refused(folder):
 
 
 def test_an_unknown_path_names_the_choices():
-    with pytest.raises(ModelNotFound, match=r"--indic-path.*tiny-kn"):
+    with pytest.raises(ModelNotFound, match=r"--model.*tiny-kn"):
         find("/no/such/folder")
 
 
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        ("GatedRepoError", "accept its licence at .*HF_TOKEN.*--indic-path"),
+        ("GatedRepoError", "accept its licence at .*HF_TOKEN.*--model"),
         ("RepositoryNotFoundError", "no such repository"),
-        ("LocalEntryNotFoundError", "cannot be reached.*--indic-path"),
+        ("LocalEntryNotFoundError", "cannot be reached.*--model"),
     ],
 )
 def test_the_hubs_refusals_say_what_to_do(monkeypatch, error, says):

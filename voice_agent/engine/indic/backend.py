@@ -146,7 +146,7 @@ class OnnxBackend:
         return CorruptCheckpoint(
             self.layout.name,
             f"{self.layout.file(file)} does not load, or a weight file beside it is missing "
-            f"({text}); download the repository again or give --indic-path a complete directory",
+            f"({text}); download the repository again or give --model a complete directory",
         )
 
     def _session(self, file: str, on_cpu: bool = False) -> onnxruntime.InferenceSession:

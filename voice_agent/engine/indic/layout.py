@@ -102,7 +102,7 @@ def find(model: str) -> Path:
         return _from_hub(model)
     raise ModelNotFound(
         model,
-        "no such directory; give --indic-path a directory with IndicConformer's files, the "
+        "no such directory; give --model a directory with IndicConformer's files, the "
         f"Hugging Face id {HUB_ID}, or {EMBEDDED}",
     )
 
@@ -129,7 +129,7 @@ def _from_hub(model: str) -> Path:
             model,
             f"the repository is gated: accept its licence at https://huggingface.co/{model}, "
             "then log in with `hf auth login` or set HF_TOKEN; or download it elsewhere and "
-            "give --indic-path the directory",
+            "give --model the directory",
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelNotFound(
@@ -141,7 +141,7 @@ def _from_hub(model: str) -> Path:
         raise ModelNotFound(
             model,
             "not in the local Hugging Face cache, and huggingface.co cannot be reached; run "
-            f"`hf download {model}` on a machine with network and give --indic-path the "
+            f"`hf download {model}` on a machine with network and give --model the "
             f"directory, or use {EMBEDDED}, which comes with the package",
         ) from error
 
@@ -206,7 +206,7 @@ def _require(model: str, assets: Path, names: tuple[str, ...]) -> None:
         raise ModelNotFound(
             model,
             f"{assets} lacks {', '.join(missing)}; download all of the repository again "
-            f"(`hf download {HUB_ID}`) or point --indic-path at a complete directory",
+            f"(`hf download {HUB_ID}`) or point --model at a complete directory",
         )
 
 
