@@ -39,6 +39,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from voice_agent.config_errors import ConfigError, Location, Source, did_you_mean, explain
 from voice_agent.config_gate import GateConfig
+from voice_agent.config_sources import merge, nested, read_file
 
 ENV_PREFIX = "VOICE_AGENT_"
 ENV_DELIMITER = "__"
@@ -327,48 +328,18 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     """
     sources = [
         Source(_read_environment(), _variable),
-        Source(_nested(overrides or {}), lambda _: "command line"),
+        Source(nested(overrides or {}), lambda _: "command line"),
     ]
     if path is not None:
-        sources.insert(0, Source(_read_file(path), lambda _: str(path)))
+        sources.insert(0, Source(read_file(path), lambda _: str(path)))
 
     merged: dict[str, Any] = {}
     for source in sources:
-        merged = _merge(merged, source.values)
+        merged = merge(merged, source.values)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise explain(error, sources, Settings) from error
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the settings file: {error.strerror}") from error
-    try:
-        if path.suffix == ".toml":
-            import tomllib
-
-            values = tomllib.loads(raw.decode())
-        elif path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            try:
-                values = yaml.safe_load(raw.decode())
-            except yaml.YAMLError as error:
-                raise ValueError(" ".join(str(error).split())) from error
-        else:
-            raise ConfigError(f"{path}: a settings file ends in .toml, .yaml or .yml")
-    except ConfigError:
-        raise
-    except ValueError as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
-    if values is None:  # an empty YAML file
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a settings file holds a table of settings at its top level")
-    return values
 
 
 class _Environment(Settings, BaseSettings):  # type: ignore[misc]  # both define model_config
@@ -408,27 +379,3 @@ def _variable(location: Location) -> str:
     """The environment variable that sets this key; a list's items share one."""
     keys = takewhile(lambda part: isinstance(part, str), location)
     return ENV_PREFIX + ENV_DELIMITER.join(map(str, keys)).upper()
-
-
-def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into tables and leave out what is None."""
-    values: dict[str, Any] = {}
-    for key, value in overrides.items():
-        if value is None:
-            continue
-        if isinstance(value, Mapping):
-            value = _nested(value)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        values = _merge(values, value)
-    return values
-
-
-def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(weak)
-    for key, value in strong.items():
-        below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            value = _merge(below, value)
-        merged[key] = value
-    return merged
