@@ -11,7 +11,7 @@ TORCH  ?= torch==2.13.0
 
 # What pip is at, a line a package, so that no minute is silent.
 PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt
-PROGRESS    = grep --line-buffered -E '^ *(Collecting|Downloading|Building|Installing|Successfully|ERROR)' | cut -c -100
+PROGRESS    = awk '/^ *(Collecting|Downloading|Building|Installing|Successfully|ERROR)/ { print substr($$0, 1, 100); fflush() }'
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
