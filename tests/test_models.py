@@ -50,7 +50,12 @@ def transcribe(folder, model: str, endpoint: str) -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, "-m", "voice_agent.cli", "transcribe", "noise.wav", "--model", model],
         cwd=folder,
-        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache")},
+        env={
+            **os.environ,
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(folder / "cache"),
+            "HF_HUB_OFFLINE": "0",  # which other tests set, and the libraries that they import
+        },
         capture_output=True,
         text=True,
     )
