@@ -19,7 +19,7 @@ from voice_agent.cli import main
 from voice_agent.cli.errors import sentence
 from voice_agent.demo.clip import CLIP_RATE, known_clip
 from voice_agent.demo.verdict import WER_BOUND, word_error_rate
-from voice_agent.models import HERE, KNOWN
+from voice_agent.models import KNOWN
 
 
 def run(*args: str) -> int:
@@ -218,7 +218,6 @@ def test_a_model_that_really_runs_gives_tokens_and_times(noise, checkpoint):
         assert [w["word"] for w in segment["words"]] == segment["text"].split()
 
 
-@pytest.mark.skipif(not (HERE / "tiny-en.nemo").is_file(), reason="tiny-en.nemo is not there")
 def test_without_a_model_the_embedded_one_writes_what_a_person_says(tmp_path):
     pytest.importorskip("moonshine_voice", reason="its clip needs the extra 'demo'")
     clip = known_clip()

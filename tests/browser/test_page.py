@@ -7,7 +7,6 @@ import pytest
 from tests.support.agent_server import SAID, RunningServer, eventually, scripted_server
 from voice_agent.config import load_settings
 from voice_agent.demo.clip import known_clip
-from voice_agent.models import HERE
 from voice_agent.recognizers import load_recognizer
 
 ANSWER_MS = 30_000
@@ -86,7 +85,6 @@ def test_closing_the_tab_leaves_nothing_behind(server, visit, clip):
     server.assert_idle(limit_s=40.0)
 
 
-@pytest.mark.skipif(not (HERE / "tiny-en.nemo").is_file(), reason="tiny-en.nemo is not there")
 def test_the_embedded_model_hears_the_clip_through_the_page(visit):
     settings = load_settings(overrides={"server.max_sessions": 1})
     server = RunningServer(settings, load_recognizer(settings))

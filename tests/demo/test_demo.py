@@ -5,7 +5,6 @@ import soundfile
 
 from tests.support.voice import speech
 from voice_agent.cli import main
-from voice_agent.models import HERE
 
 moonshine = pytest.importorskip("moonshine_voice", reason="its clip needs the extra 'demo'")
 
@@ -43,7 +42,6 @@ def test_a_model_of_another_language_is_demonstrated_in_it(tmp_path, capsys):
     assert "is ready with tiny-kn" in shown and "(kn, final " in shown
 
 
-@pytest.mark.skipif(not (HERE / "tiny-en.nemo").is_file(), reason="tiny-en.nemo is not there")
 def test_the_embedded_model_passes_the_demo(tmp_path, capsys):
     assert demo("--reply", str(tmp_path / "reply.wav")) == 0
     shown = capsys.readouterr().out
