@@ -9,6 +9,7 @@ import pytest
 
 from voice_agent.engine import EngineClosed, EngineFull, Failed, Final, StreamClosed, StreamOptions
 from voice_agent.engine.chunks import Chunks
+from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.recognizer import BadAudio, deliver_here
 from voice_agent.engine.scheduler import Scheduler
 
@@ -16,13 +17,6 @@ CHUNKS = {
     right: Chunks(right=right, hop=160, edge=200, n_fft=512, factor=8, receptive=15)
     for right in (0, 6)
 }
-
-
-@dataclass
-class Says:
-    tokens: list[int] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    probs: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -41,7 +35,7 @@ class FakeRunner:
         self.steps.append((list(slots), list(pos), right))
         if self.during:
             self.during()
-        return [Says([int(round(row.max() * 1000))], [0], [1.0]) for row in pcm]
+        return Emissions.by_lane([([round(float(row.max()) * 1000)], [0], [1.0]) for row in pcm])
 
 
 class FakeTranscript:
@@ -86,9 +80,9 @@ def opened(engine, right=0, deliver=deliver_here, **options):
 
 def run(engine):
     """Ticks until nobody is ready."""
-    engine._apply_requests(wait=False)
+    engine.take_requests(wait=False)
     while engine.tick():
-        engine._apply_requests(wait=False)
+        engine.take_requests(wait=False)
 
 
 def level(value: float, samples: int = 1280) -> np.ndarray:
@@ -117,11 +111,11 @@ def test_streams_that_are_ready_share_a_step_and_others_do_not_hold_it_up(engine
     assert b._slot not in runner.resets
 
 
-def test_the_longest_waiting_right_context_goes_first(engine, runner, monkeypatch):
+def test_the_longest_waiting_right_context_goes_first(engine, runner):
     (near, _), (far, _) = opened(engine, right=0), opened(engine, right=6)
-    times = iter([5.0, 4.0])
-    monkeypatch.setattr("voice_agent.engine.streams.time.monotonic", lambda: next(times))
+    engine.clock.now = 5.0
     near.feed(level(0.1, 200))
+    engine.clock.now = 4.0
     far.feed(level(0.1, 8000))
     run(engine)
     assert [right for *_, right in runner.steps] == [6, 0]
@@ -311,14 +305,14 @@ def test_stop_fails_open_streams_and_can_be_called_twice(engine):
     assert [type(e) for e in events] == [Failed]
 
 
-def test_lateness_is_counted_against_a_chunks_length(engine, monkeypatch):
+def test_lateness_is_counted_against_a_chunks_length(engine):
     stream, _ = opened(engine)
-    monkeypatch.setattr("voice_agent.engine.streams.time.monotonic", lambda: 99.95)
     stream.feed(level(0.1, 200))
+    engine.clock.now += 0.05
     run(engine)
     assert engine.stats.late == 0
-    monkeypatch.setattr("voice_agent.engine.streams.time.monotonic", lambda: 99.0)
     stream.feed(level(0.1, 1280))
+    engine.clock.now += 1.0
     run(engine)
     assert engine.stats.late == 1
     assert engine.stats.lag_s == pytest.approx(1.0)
