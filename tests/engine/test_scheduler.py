@@ -2,64 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
+from tests.engine.fakes import CHUNKS, Clock, FakeRunner, FakeTranscript, level, opened, run
 from voice_agent.engine import EngineClosed, EngineFull, Failed, Final, StreamClosed, StreamOptions
-from voice_agent.engine.chunks import Chunks
-from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.recognizer import BadAudio, deliver_here
 from voice_agent.engine.scheduler import Scheduler
-
-CHUNKS = {
-    right: Chunks(right=right, hop=160, edge=200, n_fft=512, factor=8, receptive=15)
-    for right in (0, 6)
-}
-
-
-@dataclass
-class FakeRunner:
-    """Says one token a chunk: the loudest sample of the window, so that audio can be traced."""
-
-    steps: list[tuple[list[int], list[int], int]] = field(default_factory=list)
-    resets: list[int] = field(default_factory=list)
-    during: object = None
-    boosts = False
-
-    def reset(self, slot, language, boost):
-        self.resets.append(slot)
-
-    def step(self, slots, pos, pcm, right):
-        self.steps.append((list(slots), list(pos), right))
-        if self.during:
-            self.during()
-        return Emissions.by_lane([([round(float(row.max()) * 1000)], [0], [1.0]) for row in pcm])
-
-
-class FakeTranscript:
-    language = None
-
-    def __init__(self):
-        self.tokens = []
-
-    def append(self, token, frame, prob):
-        self.tokens.append(token)
-
-    def words(self, audio_s):
-        return ()
-
-    @property
-    def text(self):
-        return " ".join(map(str, self.tokens))
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -70,23 +19,6 @@ def runner():
 @pytest.fixture
 def engine(runner):
     return Scheduler(runner, CHUNKS, FakeTranscript, slots=3, clock=Clock())
-
-
-def opened(engine, right=0, deliver=deliver_here, **options):
-    events = []
-    stream = engine.open(events.append, deliver, StreamOptions(**options), right)
-    return stream, events
-
-
-def run(engine):
-    """Ticks until nobody is ready."""
-    engine.take_requests(wait=False)
-    while engine.tick():
-        engine.take_requests(wait=False)
-
-
-def level(value: float, samples: int = 1280) -> np.ndarray:
-    return np.full(samples, value, dtype=np.float32)
 
 
 def test_a_chunk_is_computed_once_its_last_sample_is_there(engine, runner):

@@ -116,6 +116,11 @@ class Lanes:
         need = np.minimum(self.need[slots] + chunks.samples, self.end[slots])
         self.need[slots] = np.where(launched < self.total[slots], need, NEVER)
 
+    def still_read(self, slots: np.ndarray) -> np.ndarray:
+        """The first sample that each segment still needs, or the next one will."""
+        first = np.maximum(self.start[slots], self.base[slots])
+        return np.minimum(first, self.end[slots])
+
     def collect(self, slots: np.ndarray, epochs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A step came back.
 

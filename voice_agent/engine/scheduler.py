@@ -403,7 +403,7 @@ class Scheduler:
         step.result = self._fill(step)
         lanes.launch(slots, turns, step.chunks)
         # Only now: the windows are copied, so older samples may be overwritten.
-        self._rings.read[slots] = np.maximum(lanes.start[slots], lanes.base[slots])
+        self._rings.read[slots] = lanes.still_read(slots)
         return step
 
     def _fill(self, step: Step) -> np.ndarray:
