@@ -83,7 +83,7 @@ class PacedResult:
         feeder_late_p99_ms: by how much feeders were behind their clock; part of the lag.
         feeder_late_max_ms: the same. Where it is a chunk or more the feeders could not keep the
             pace, and lags are told too short: see `valid`.
-        overflows: times that a ring was full.
+        overflows: times that a ring was full, since the engine started.
         cpu_cores: of the whole process, on average.
         engine_cores: of the engine thread.
         feeder_cores: of all feeders.
@@ -360,7 +360,6 @@ def _run(
         thread.start()
     stats: Any = getattr(recognizer, "stats", None)
     time.sleep(max(zero + warmup_s - time.monotonic(), 0.0))
-    overflowed = stats.overflows
     began, cpu = time.monotonic(), time.process_time()
     tally.counting = True
     for thread in threads:
@@ -391,7 +390,7 @@ def _run(
         failed=tally.failed or (failures[0] if failures else None),
         feeder_late_p99_ms=max(each.percentile_s(99) for each in late) * 1000,
         feeder_late_max_ms=max(each.longest_s for each in late) * 1000,
-        overflows=stats.overflows - overflowed,
+        overflows=stats.overflows,
         cpu_cores=cpu / wall,
         engine_cores=tally.engine_s / wall,
         feeder_cores=sum(thread.cpu_s for thread in threads) / wall,
