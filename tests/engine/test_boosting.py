@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.collect import Collector
-from voice_agent.engine.boosting import DEFAULT_BOOST, START, PhraseBoost
+from voice_agent.engine.boosting import DEFAULT_BOOST, START, PhraseBoost, Vocabulary
 from voice_agent.engine.decoder import BoostState, _boosted
 from voice_agent.engine.nemotron import NemotronRecognizer
 from voice_agent.engine.recognizer import StreamOptions
@@ -57,11 +57,23 @@ def test_capitals_are_followed_too():
         ({"az": -1.0}, "the boost of 'az' is -1"),
         ({"a" * 201: 1.0}, "longer than 200"),
         ({f"{'a' * (i % 90)} {i}": 1.0 for i in range(501)}, "501 phrases to boost; at most 500"),
+        ({"a" * 150 + f" {i}": 1.0 for i in range(70)}, r"\d+ letters of phrases .* at most 10000"),
     ],
 )
 def test_what_cannot_be_boosted_is_named(phrases, complaint):
     with pytest.raises(ValueError, match=complaint):
         PhraseBoost(phrases, SURFACES)
+
+
+def test_a_vocabulary_serves_many_lists():
+    vocabulary = Vocabulary(SURFACES)
+    for phrases in ({"nemotron": 4.0}, {"az": 2.0, "nemo": None}):
+        one, other = PhraseBoost(phrases, vocabulary), PhraseBoost(phrases, SURFACES)
+        state, same = START, START
+        for token in (NE, M, O, TRON, A, NE, MO, Z):
+            assert one.bonus(state) == other.bonus(same)
+            state, same = one.after(state, token), other.after(same, token)
+            assert state == same
 
 
 def test_only_lanes_with_phrases_change_and_blank_is_not_theirs_to_beat():
