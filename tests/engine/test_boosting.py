@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
+import soxr
 import torch
 
 from tests.support.collect import Collector
+from voice_agent.engine import load_recognizer
 from voice_agent.engine.boosting import DEFAULT_BOOST, START, PhraseBoost, Vocabulary
 from voice_agent.engine.decoder import BoostState, _boosted
 from voice_agent.engine.nemotron import NemotronRecognizer
@@ -125,6 +128,48 @@ def test_a_slot_forgets_the_phrases_of_its_last_stream(recognizer, noise):
     hear(recognizer, audio, [{"zebras": 20.0}] * 4)  # every slot
     after = hear(recognizer, audio, [None] * 4)
     assert all(final.tokens == before.tokens for final in after)
+
+
+RARE = ("wisdom", "foolishness", "epoch", "incredulity", "season", "darkness")
+
+
+@pytest.fixture(scope="module")
+def dickens():
+    """A person reading, at 16 kHz; the first seconds hold none of the rare words."""
+    pytest.importorskip("moonshine_voice", reason="the clip needs the extra 'demo'")
+    from voice_agent.demo.clip import CLIP_RATE, known_clip
+
+    clip = known_clip()
+    assert all(word in clip.text for word in RARE)
+    return soxr.resample(clip.pcm.astype(np.float32) / 32768, CLIP_RATE, 16_000)
+
+
+def test_rare_words_that_are_missed_are_caught_and_common_text_stays(dickens):
+    """The shipped model; should it hear all of them one day, noise makes it miss some."""
+    recognizer = load_recognizer("tiny-en", device="cpu", slots=4)
+    hiss = np.random.default_rng(0).standard_normal(len(dickens)).astype(np.float32)
+    common = dickens[: 16_000 * 9 // 2]
+    for level in (0.0, 0.02, 0.05, 0.1):
+        (without,) = hear(recognizer, dickens + level * hiss, [None])
+        if missed := [word for word in RARE if word not in without.text.lower()]:
+            break
+    boosts = dict.fromkeys(missed)
+    (boosted,) = hear(recognizer, dickens + level * hiss, [boosts])
+    assert [word for word in missed if word in boosted.text.lower()], boosted.text
+    before, after = hear(recognizer, common, [None, boosts])
+    recognizer.close()
+    assert before.text and before.tokens == after.tokens
+
+
+def test_streams_with_the_same_list_share_what_it_compiles_to(recognizer):
+    phrases = {"zebras": 3.0, "quick zebras": None}
+    streams = [
+        recognizer.open(Collector(), options=StreamOptions(extra={"phrases": dict(phrases)}))
+        for _ in range(2)
+    ]
+    assert streams[0]._boost is streams[1]._boost
+    for stream in streams:
+        stream.close()
 
 
 def test_an_option_that_is_not_known_is_named(recognizer):
