@@ -33,6 +33,7 @@ from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.errors import EngineClosed, EngineFull
+from voice_agent.engine.heard import HeardPartial
 from voice_agent.engine.inbox import Inbox, Request
 from voice_agent.engine.lanes import Lanes
 from voice_agent.engine.recognizer import (
@@ -42,7 +43,6 @@ from voice_agent.engine.recognizer import (
     Failed,
     Final,
     OnEvent,
-    Partial,
     StreamOptions,
 )
 from voice_agent.engine.rings import Rings
@@ -509,9 +509,7 @@ class Scheduler:
         for stream, audio, end_s in zip(heard, audio_s.tolist(), ends_s, strict=True):
             t = stream.decoding.transcript
             assert t is not None
-            partial = Partial(
-                t.text, tuple(t.tokens), t.words(audio), end_s, self._language(stream, t)
-            )
+            partial = HeardPartial.of(t, audio, end_s, self._language(stream, t))
             self._postings.append((stream, stream.decoding.number, partial))
 
     def _accept_again(self, step: Step, said: Emissions) -> None:
