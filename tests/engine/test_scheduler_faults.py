@@ -132,6 +132,24 @@ def test_steps_are_launched_ahead_and_told_in_order():
     assert len(final.tokens) == CHUNKS[0].total(4 * 1280)
 
 
+def test_a_flood_of_requests_does_not_stop_the_steps(monkeypatch):
+    monkeypatch.setattr("voice_agent.engine.scheduler._REQUESTS_A_TURN", 10)
+    runner = FakeRunner()
+    engine = scheduler(runner)
+    flood, events = opened(engine)
+    stream, _ = opened(engine)
+    stream.feed(level(0.1, 200))
+    for _ in range(35):
+        flood.finish()
+    engine.take_requests(wait=False)
+    engine.tick()
+    assert len(runner.steps) == 1 and len(events) < 35
+    for _ in range(4):
+        engine.take_requests(wait=True)
+        engine.tick()
+    assert len(events) == 35
+
+
 def test_second_passes_of_many_streams_share_their_steps():
     runner = AheadRunner()
     engine = scheduler(runner)

@@ -307,9 +307,17 @@ def run_paced(
         recognizer.record_lags(None)
         for stream in opened:
             stream.close()
+        _wait_for_slots(recognizer)
         loop.call_soon_threadsafe(loop.stop)
         consumer.join()
         loop.close()
+
+
+def _wait_for_slots(recognizer: Any) -> None:
+    """Until the engine thread has taken the slots back, so that the next run finds them."""
+    deadline = time.monotonic() + 10
+    while recognizer.stats.open_streams and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _pieces(audio: np.ndarray | None, period_s: float) -> list[np.ndarray]:

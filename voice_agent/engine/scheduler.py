@@ -58,6 +58,7 @@ IDLE_S = 0.5
 """Seconds after which a sleeping engine shows that it is alive (`Stats.heartbeat`)."""
 MAX_BATCH = 8192
 _BACKLOG_EVERY_S = 0.1
+_REQUESTS_A_TURN = 10_000
 
 
 class Runner(Protocol):
@@ -279,11 +280,15 @@ class Scheduler:
             if not len(self._lanes.ready(self._rings.written)):
                 request = inbox.take(IDLE_S)
             inbox.asleep = False
+        taken = 0
         while request is not None:
             if request.kind == "stop":
                 return False
             if request.stream is not None:
                 self._apply(request, request.stream)
+            taken += 1
+            if taken == _REQUESTS_A_TURN:
+                break  # whoever floods the queue does not stop the steps
             request = inbox.take()
         return True
 
@@ -292,7 +297,7 @@ class Scheduler:
         for stream in [s for s in self._overflowing if not s.refill()]:
             del self._overflowing[stream]
         step = self._pick()
-        if step:
+        if step is not None:
             self._flying.append(step)
             self._begin(step)
         if self._flying and (step is None or len(self._flying) >= self._ahead):
