@@ -546,7 +546,7 @@ class Scheduler:
         self._postings.append((stream, end.number, final))
 
     def _language(self, stream: EngineStream, transcript: Transcript | None) -> str | None:
-        heard = transcript.language if transcript else None
+        heard = transcript.language if transcript is not None else None
         return stream._options.language or heard or self.language
 
     def _publish(self) -> None:

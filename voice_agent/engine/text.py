@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from voice_agent.engine.recognizer import Word
@@ -21,10 +21,15 @@ class Tokenizer:
     Attributes:
         surfaces: text of each token; a leading space marks the start of a word.
         tags: whether the text may hold language tags such as `<en-US>`.
+        parts: each surface cut at its spaces: what goes on with the word before, then new words.
     """
 
     surfaces: tuple[str, ...]
     tags: bool = False
+    parts: tuple[tuple[str, ...], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(tuple(s.split(" ")) for s in self.surfaces))
 
     @classmethod
     def from_sentencepiece(cls, model: bytes, *, tags: bool = False) -> Tokenizer:
@@ -111,15 +116,16 @@ class Transcript:
         self.frames.append(frame)
         self.probs.append(prob)
         self.tokens.append(token)
-        first, *rest = self.tokenizer.surfaces[token].split(" ")
-        self._text += first
-        if self.tokenizer.tags:
-            self._take_tag()
-        for part in rest:
+        parts, tags = self.tokenizer.parts[token], self.tokenizer.tags
+        if parts[0]:
+            self._text += parts[0]
+            if tags:
+                self._take_tag()
+        for part in parts[1:]:
             if self._text:
                 self._written += f"{self._text} "
             self._text = part
-            if self.tokenizer.tags:
+            if tags:
                 self._take_tag()
 
     def _take_tag(self) -> None:
@@ -134,7 +140,7 @@ class Transcript:
             audio_s: where times are cut, since flushing runs past the audio's end.
             count: tokens to read; None for all.
         """
-        surfaces, tags = self.tokenizer.surfaces, self.tokenizer.tags
+        parts_of, tags = self.tokenizer.parts, self.tokenizer.tags
         words: list[Word] = []
         text, start, end, prob, parts = "", 0, 0, 0.0, 0
 
@@ -143,7 +149,7 @@ class Transcript:
                 words.append(Word(text, start * self.frame_s, end * self.frame_s, prob / parts))
 
         for token, frame, p in zip(self.tokens[:count], self.frames, self.probs, strict=False):
-            for at, part in enumerate(surfaces[token].split(" ")):
+            for at, part in enumerate(parts_of[token]):
                 if at:
                     close(text)
                     text = ""
@@ -170,4 +176,4 @@ class Transcript:
         What may be the beginning of a tag waits until it is more.
         """
         begun = _TAG_BEGINS.sub("", self._text) if self.tokenizer.tags else self._text
-        return (self._written + begun).rstrip(" ")
+        return self._written + begun if begun else self._written[:-1]
