@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from voice_agent.bench.hollow import HollowRecognizer
-from voice_agent.bench.paced import PacedResult, _Tally, main, run_paced
+from voice_agent.bench.paced import PacedResult, main, run_paced
+from voice_agent.bench.paced_feeders import Tally
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_segments_end_and_their_finals_are_timed(hollow):
 
 
 def test_a_lag_counts_from_the_streams_clock_and_not_from_the_late_feeder():
-    tally = _Tally(2, 0.08)
+    tally = Tally(2, 0.08)
     tally.clocks(np.array([0.0, 0.02]), zero=100.0)
     tally.counting = True
     # Chunks that ended at 100.80 and 100.82, fed at 100.81 and 100.83, told at 100.85.
