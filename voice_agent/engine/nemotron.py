@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voice_agent.engine.boosting import PhraseBoost
+from voice_agent.engine.boosting import PhraseBoost, Vocabulary
 from voice_agent.engine.chunks import Chunks
-from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions, deliver_here
-from voice_agent.engine.scheduler import Runner, Scheduler, Stats
+from voice_agent.engine.recognizer import (
+    SAMPLE_RATE,
+    Deliver,
+    OnEvent,
+    StreamOptions,
+    deliver_here,
+)
+from voice_agent.engine.scheduler import Recorder, Runner, Scheduler
+from voice_agent.engine.stats import Stats
 from voice_agent.engine.streams import EngineStream
 from voice_agent.engine.text import Transcript
 
@@ -64,8 +72,10 @@ class NemotronRecognizer:
             raise ValueError(f"{self.name} has no tokenizer, so it cannot write")
         tokenizer = checkpoint.tokenizer
         self._prompt = config.prompt
-        self._surfaces = tokenizer.surfaces
         self._boosts = runner.boosts
+        self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
+        # Callers of one service tend to bring the same list; streams share what it compiles to.
+        self._compiled = functools.lru_cache(maxsize=64)(self._compile)
         self._scheduler = Scheduler(
             runner,
             {right: Chunks.of(config, right) for right in self.right_contexts},
@@ -89,6 +99,20 @@ class NemotronRecognizer:
     def stats(self) -> Stats:
         """Counters of the engine thread."""
         return self._scheduler.stats
+
+    def record_lags(self, recorder: Recorder | None) -> None:
+        """Have the lag of every chunk told, on the engine thread; None to end it.
+
+        Args:
+            recorder: called after each step's events were posted, with the slots of its lanes
+                (int64), when the audio of each was there (monotonic seconds), and the time now.
+        """
+        self._scheduler.recorder = recorder
+
+    def chunk_s(self, right_context: int | None = None) -> float:
+        """Seconds of a chunk, by look-ahead; None for the default one."""
+        right = self._right(right_context, default=self.right_context)
+        return self._scheduler.chunks[right].samples / SAMPLE_RATE
 
     def open(
         self,
@@ -116,7 +140,10 @@ class NemotronRecognizer:
         if unknown := extra.keys() - known:
             raise ValueError(f"{self.name} does not know the option {min(unknown)!r}")
         phrases = extra.get("phrases")
-        return PhraseBoost(phrases, self._surfaces) if phrases else None
+        return self._compiled(tuple(phrases.items())) if phrases else None
+
+    def _compile(self, phrases: tuple[tuple[str, float | None], ...]) -> PhraseBoost:
+        return PhraseBoost(dict(phrases), self._vocabulary)
 
     def close(self) -> None:
         """Stop the engine thread; see `Recognizer.close`."""

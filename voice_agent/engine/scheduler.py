@@ -1,111 +1,57 @@
 """Who is computed next: one thread, one tick after another.
 
-A tick takes every stream that has a whole chunk of audio, longest-waiting first, computes one
-chunk of each in one step, and hands the events over in one call per event loop. A stream that is
-behind is ready again at once and so catches up; one that is never fed costs nothing. The thread
-sleeps on its request queue while nobody is ready.
+    take requests ─► pick who has a whole chunk ─► gather their windows ─► launch a step
+          ▲                                                                     │
+          └── publish events ◄── finals ◄── partials ◄── collect the step before ◄
+
+A tick takes every stream that has a whole chunk of audio, longest-waiting first, and computes one
+chunk of each in one step. A stream that is behind is ready again at once and so catches up; one
+that is never fed costs nothing. Nobody waits for a batch to fill. Where the runner can launch a
+step without waiting for it, the next one is gathered and launched while the device computes.
+
+Picking, gathering and counting are array operations over all lanes (`lanes`, `rings`); Python runs
+for a stream only where it said something, or where its segment begins or ends. Events go to each
+event loop in one call a tick. The thread sleeps on its inbox while nobody is ready (`inbox`).
 
 No torch here: the device is behind `Runner`.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, assert_never
+from collections import deque
+from collections.abc import Callable
+from typing import assert_never
 
 import numpy as np
 
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.chunks import Chunks
+from voice_agent.engine.device import Recorder, Runner, Step
+from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.errors import EngineClosed, EngineFull
-from voice_agent.engine.recognizer import (
-    SAMPLE_RATE,
-    Deliver,
-    Event,
-    Failed,
-    Final,
-    OnEvent,
-    Partial,
-    StreamOptions,
-)
-from voice_agent.engine.streams import EngineStream, Request, Segment
+from voice_agent.engine.inbox import Inbox, Request
+from voice_agent.engine.lanes import Lanes
+from voice_agent.engine.recognizer import SAMPLE_RATE, Deliver, OnEvent, StreamOptions
+from voice_agent.engine.rings import Rings
+from voice_agent.engine.second_pass import SecondPass
+from voice_agent.engine.staging import Staging
+from voice_agent.engine.stats import Stats
+from voice_agent.engine.streams import Decoding, EngineStream
+from voice_agent.engine.telling import Telling
 from voice_agent.engine.text import Transcript
+
+__all__ = ["Recorder", "Runner", "Scheduler", "Stats"]
 
 log = logging.getLogger(__name__)
 
-
-class Emitted(Protocol):
-    """Tokens of one lane in one step, with the frame in the chunk and the posterior of each."""
-
-    tokens: list[int]
-    frames: list[int]
-    probs: list[float]
-
-
-class Runner(Protocol):
-    """The device. Engine thread only.
-
-    Attributes:
-        boosts: whether it can prefer phrases.
-    """
-
-    boosts: bool
-
-    def reset(self, slot: int, language: str | None, boost: PhraseBoost | None) -> None:
-        """A new segment begins in `slot`.
-
-        Args:
-            slot: of the stream.
-            language: that the caller named.
-            boost: phrases to prefer; None always where the runner cannot.
-        """
-        ...
-
-    def step(
-        self, slots: Sequence[int], pos: Sequence[int], pcm: np.ndarray, right: int
-    ) -> Sequence[Emitted]:
-        """Compute one chunk a lane.
-
-        Args:
-            slots: distinct slot of each lane.
-            pos: encoder frames of the lane's segment before this chunk.
-            pcm: float32, shape (lanes, Chunks.window_samples).
-            right: right context of all lanes.
-        """
-        ...
-
-
-@dataclass(slots=True)
-class Stats:
-    """Counters since the start; read them from any thread.
-
-    Attributes:
-        ticks: steps computed.
-        chunks: chunks computed, over all lanes.
-        late: chunks whose events were posted later than a chunk's length after their audio.
-        refused: calls of `open` that found no slot.
-        open_streams: streams that hold a slot.
-        lag_s: of the last tick's oldest chunk: end of its audio to its events' posting.
-        step_s: the last step's duration.
-    """
-
-    ticks: int = 0
-    chunks: int = 0
-    late: int = 0
-    refused: int = 0
-    open_streams: int = 0
-    lag_s: float = 0.0
-    step_s: float = 0.0
-
-
-Posting = tuple[EngineStream, int, Event]
+IDLE_S = 0.5
+"""Seconds after which a sleeping engine shows that it is alive (`Stats.heartbeat`)."""
+MAX_BATCH = 8192
+_BACKLOG_EVERY_S = 0.1
+_REQUESTS_A_TURN = 10_000
 
 
 class Scheduler:
@@ -118,7 +64,7 @@ class Scheduler:
         new_transcript: Callable[[], Transcript],
         *,
         slots: int,
-        max_batch: int = 1024,
+        max_batch: int | None = None,
         language: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -129,25 +75,37 @@ class Scheduler:
             chunks: geometry by right context.
             new_transcript: makes an empty transcript for a segment.
             slots: streams at most.
-            max_batch: lanes a step, at most.
+            max_batch: lanes a step, at most; None for the runner's own limit.
             language: written into finals whose stream names none.
             clock: monotonic seconds.
         """
         self.runner = runner
         self.chunks = chunks
-        self.new_transcript = new_transcript
         self.slots = slots
-        self.max_batch = max_batch
-        self.language = language
+        self.max_batch = min(max_batch or MAX_BATCH, getattr(runner, "max_batch", MAX_BATCH))
         self.clock = clock
+        self.recorder: Recorder | None = None
         self.stats = Stats()
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards _free and _dead
+        self._widest = max(chunks)
+        self._inbox = Inbox(clock)
+        self._rings = Rings(slots, chunks)
+        self._lanes = Lanes(slots, chunks)
+        self._launch = getattr(runner, "launch", None) or runner.step
+        self._wait = getattr(runner, "collect", None)
+        self._ahead = 2 if self._wait else 1
+        self._offered = getattr(runner, "staging", None)
+        self._staging = Staging(self._ahead + 1)
+        self._lock = threading.Lock()  # guards _free and _owners, and open against dying
         self._free = list(range(slots - 1, -1, -1))
-        self._dead: EngineClosed | None = None
-        self._streams: set[EngineStream] = set()
-        self._ready: dict[EngineStream, None] = {}  # in the order of becoming ready
-        self._postings: list[Posting] = []
+        self._owners: list[EngineStream | None] = [None] * slots
+        self._passes: dict[int, SecondPass] = {}  # by slot
+        self._overflowing: dict[EngineStream, None] = {}
+        self._flying: deque[Step] = deque()
+        self._telling = Telling(
+            new_transcript, owners=self._owners, passes=self._passes, lanes=self._lanes,
+            rings=self._rings, stats=self.stats, clock=lambda: self.clock(), language=language,
+        )  # fmt: skip
+        self._backlog_at = 0.0
         self._thread: threading.Thread | None = None
 
     # -- callers' side -------------------------------------------------------------------------
@@ -162,25 +120,19 @@ class Scheduler:
     ) -> EngineStream:
         """Claim a slot; see `Recognizer.open`."""
         with self._lock:
-            self._check_alive()
+            self._inbox.check()
             if not self._free:
                 self.stats.refused += 1
                 raise EngineFull(self.slots)
             slot = self._free.pop()
             stream = EngineStream(
-                self._post, on_event, deliver, options, self.chunks[right], slot, boost
-            )
-            self._streams.add(stream)
-            self.stats.open_streams = len(self._streams)
+                self._inbox, self._rings, self._lanes, on_event, deliver, options,
+                self.chunks[right], slot, boost,
+            )  # fmt: skip
+            self._owners[slot] = stream
+            self.stats.open_streams += 1
+            self._inbox.post(Request("open", stream))
         return stream
-
-    def _check_alive(self) -> None:
-        if self._dead:
-            raise EngineClosed(str(self._dead)) from self._dead.__cause__
-
-    def _post(self, request: Request) -> None:
-        self._check_alive()
-        self._requests.put(request)
 
     def start(self, name: str) -> None:
         """Run ticks on a thread of their own until `stop()`."""
@@ -189,208 +141,256 @@ class Scheduler:
 
     def stop(self) -> None:
         """End the thread; open streams get `Failed`. Idempotent."""
-        self._requests.put(None)
+        self._inbox.stop()
         if self._thread and self._thread is not threading.current_thread():
             self._thread.join()
 
-    # -- engine thread -------------------------------------------------------------------------
+    # -- engine thread: the loop ---------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            while self._apply_requests(wait=not self._ready):
-                self.tick()
+            busy = False
+            while self.take_requests(wait=not busy):
+                busy = self.tick()
             self._die(EngineClosed("the recogniser was closed"))
         except BaseException as error:
             log.exception("the engine thread died")
-            dead = EngineClosed(f"the engine thread died: {error!r}; restart the process")
+            dead = EngineClosed(self._obituary(error))
             dead.__cause__ = error
             self._die(dead)
 
+    def _obituary(self, error: BaseException) -> str:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            lanes = f"a step of {len(self._flying[-1])} streams" if self._flying else "a step"
+            return (
+                f"the engine thread died: out of memory in {lanes}; "
+                f"restart with fewer --slots (they are {self.slots}) or a smaller model"
+            )
+        return f"the engine thread died: {error!r}; restart the process"
+
     def _die(self, error: EngineClosed) -> None:
         with self._lock:
-            self._dead = error
-            streams = list(self._streams)
-            self._streams.clear()
+            self._inbox.dead = error
+            streams = [s for s in self._owners if s]
+            self._owners[:] = [None] * self.slots
             self.stats.open_streams = 0
-        # A cancelled segment's number cannot be asked for again, so -1 reaches everybody.
-        self._postings += [(s, -1, Failed(error)) for s in streams]
-        self._publish()
+        self._telling.failed(streams, error)
+        self._telling.publish()
 
-    def _apply_requests(self, wait: bool) -> bool:
-        """Take over what callers asked for; False once `stop()` was called."""
-        try:
-            request = self._requests.get(block=wait)
-            while request is not None:
-                self._apply(request)
-                request = self._requests.get(block=False)
-            return False
-        except queue.Empty:
-            return True
+    def take_requests(self, wait: bool) -> bool:
+        """Take over what callers asked for; False once `stop()` was called.
 
-    def _apply(self, request: Request) -> None:
-        stream = request.stream
-        match request.kind:
-            case "feed":
-                segment = self._segment(stream, request.segment)
-                assert request.pcm is not None
-                segment.pcm.append(request.pcm)
-                segment.arrivals.append((segment.pcm.end, request.time))
-            case "finish":
-                segment = self._segment(stream, request.segment)
-                segment.finished_at = request.time
-                if stream._options.final_pass == "full":
-                    self._restart(segment)
-            case "cancel":
-                kept = [s for s in stream._segments if s.number != request.segment]
-                stream._segments.clear()
-                stream._segments.extend(kept)
-            case "close":
-                self._close(stream)
-                return
-            case _:
-                assert_never(request.kind)
-        self._update_ready(stream)
-
-    def _segment(self, stream: EngineStream, number: int) -> Segment:
-        """The segment with this number: always the newest, or one after it."""
-        if not stream._segments or stream._segments[-1].number != number:
-            keep = stream._options.final_pass == "full"
-            stream._segments.append(Segment(number, stream._chunks, self.new_transcript(), keep))
-        return stream._segments[-1]
-
-    def _restart(self, segment: Segment) -> None:
-        """Decode the segment again, at the widest look-ahead, for its final.
-
-        The steps of a wide look-ahead are long, so a few seconds take a few of them.
+        Args:
+            wait: sleep until there is something, or a stream becomes ready.
         """
-        segment.chunks = self.chunks[max(self.chunks)]
-        segment.transcript = self.new_transcript()
-        segment.chunk = 0
-
-    def _close(self, stream: EngineStream) -> None:
-        self._ready.pop(stream, None)
-        stream._segments.clear()
-        with self._lock:
-            if stream in self._streams:
-                self._streams.remove(stream)
-                self._free.append(stream._slot)
-                self.stats.open_streams = len(self._streams)
-
-    def _update_ready(self, stream: EngineStream) -> None:
-        """Finish segments that have nothing left to compute; see whether a chunk is there."""
-        while stream._segments:
-            segment = stream._segments[0]
-            if segment.ready():
-                self._ready.setdefault(stream)
-                return
-            if segment.finished_at is None:
-                break
-            self._finalise(stream, stream._segments.popleft())
-        self._ready.pop(stream, None)
+        inbox = self._inbox
+        self.stats.heartbeat = self.clock()
+        request = inbox.take()
+        if request is None and wait:
+            inbox.asleep = True  # before looking: see `inbox`
+            if not len(self._lanes.ready(self._rings.written)):
+                request = inbox.take(IDLE_S)
+            inbox.asleep = False
+        taken = 0
+        while request is not None:
+            if request.kind == "stop":
+                return False
+            if request.stream is not None:
+                self._apply(request, request.stream)
+            taken += 1
+            if taken == _REQUESTS_A_TURN:
+                break  # whoever floods the queue does not stop the steps
+            request = inbox.take()
+        return True
 
     def tick(self) -> bool:
-        """One step for whoever waits longest and all that can share it; False if nobody waits."""
-        batch = self._pick()
-        if batch:
-            self._step(batch)
-        self._publish()
-        return bool(batch)
+        """Launch a step, and collect the oldest that is under way; False if nobody waits."""
+        for stream in [s for s in self._overflowing if not s.refill()]:
+            del self._overflowing[stream]
+        step = self._pick()
+        if step is not None:
+            self._flying.append(step)
+            self._begin(step)
+        if self._flying and (step is None or len(self._flying) >= self._ahead):
+            self._collect(self._flying[0])
+            self._flying.popleft()
+        else:
+            self._telling.publish()
+        return step is not None or bool(self._flying)
 
-    def _pick(self) -> list[EngineStream]:
-        if not self._ready:
-            return []
-        order = sorted(self._ready, key=lambda stream: stream._segments[0].due())
-        right = order[0]._segments[0].chunks.right
-        same = [s for s in order if s._segments[0].chunks.right == right]
-        return same[: self.max_batch]
+    # -- engine thread: requests ---------------------------------------------------------------
 
-    def _step(self, batch: list[EngineStream]) -> None:
-        chunks = batch[0]._segments[0].chunks
-        pcm = np.empty((len(batch), chunks.window_samples), dtype=np.float32)
-        dues = [s._segments[0].due() for s in batch]
-        for row, stream in zip(pcm, batch, strict=True):
-            segment = stream._segments[0]
-            if segment.chunk == 0:
-                self.runner.reset(stream._slot, stream._options.language, stream._boost)
-            segment.pcm.read(*chunks.window(segment.chunk), out=row)
-        began = self.clock()
-        emitted = self.runner.step(
-            [s._slot for s in batch],
-            [s._segments[0].chunk * chunks.frames for s in batch],
-            pcm,
-            chunks.right,
-        )
-        now = self.clock()
-        for stream, emission in zip(batch, emitted, strict=True):
-            self._accept(stream, stream._segments[0], emission)
-            self._update_ready(stream)
-        self.stats.ticks += 1
-        self.stats.chunks += len(batch)
-        self.stats.step_s = now - began
-        self.stats.lag_s = now - dues[0]
-        self.stats.late += sum(now - due > chunks.samples / SAMPLE_RATE for due in dues)
+    def _apply(self, request: Request, stream: EngineStream) -> None:
+        slot = stream._slot
+        match request.kind:
+            case "open":
+                self._lanes.pace[slot] = 0.0
+                self._lanes.begin(slot, stream._chunks.right, 0, 0)
+            case "finish" | "cancel":
+                ends = stream.decoding.ends
+                ends.append(request)
+                if len(ends) == 1:
+                    self._settle(stream)
+            case "overflow":
+                self.stats.overflows += 1
+                self._overflowing[stream] = None
+            case "close":
+                self._close(stream)
+            case "wake" | "stop":
+                pass
+            case _:
+                assert_never(request.kind)
 
-    def _accept(self, stream: EngineStream, segment: Segment, emission: Emitted) -> None:
-        chunks = segment.chunks
-        first_frame = segment.chunk * chunks.frames
-        segment.chunk += 1
-        if not segment.keep:
-            segment.pcm.drop_before(chunks.window(segment.chunk)[0])
-        for token, frame, prob in zip(
-            emission.tokens, emission.frames, emission.probs, strict=True
+    def _close(self, stream: EngineStream) -> None:
+        slot = stream._slot
+        self._overflowing.pop(stream, None)
+        self._passes.pop(slot, None)
+        stream.decoding = Decoding()
+        with self._lock:
+            if self._owners[slot] is stream:
+                self._lanes.rest(slot)
+                self._owners[slot] = None
+                self._free.append(slot)
+                self.stats.open_streams -= 1
+
+    def _settle(self, stream: EngineStream) -> None:
+        """The current segment has been ended: finish what can be, until there is more to compute.
+
+        What a segment still needs is counted from here on; when its last chunk comes back,
+        `_collect` comes here again.
+        """
+        decoding, slot = stream.decoding, stream._slot
+        while decoding.ends:
+            end = decoding.ends[0]
+            if end.kind == "finish":
+                if self._needs_second_pass(stream, end):
+                    return
+                if slot not in self._passes and not self._lanes.finish(slot, end.end):
+                    return
+                self._telling.finalise(stream, end)
+            self._passes.pop(slot, None)
+            decoding.ends.popleft()
+            decoding.number += 1
+            decoding.transcript = None
+            self._lanes.begin(slot, stream._chunks.right, end.end, end.ordinal)
+            self._rings.read[slot] = end.end
+
+    def _needs_second_pass(self, stream: EngineStream, end: Request) -> bool:
+        """Whether the segment's audio has yet to go through the device a second time."""
+        if stream._options.final_pass != "full":
+            return False
+        slot = stream._slot
+        again = self._passes.get(slot)
+        if again is None:
+            again = SecondPass(stream, end, self.chunks[self._widest])
+            self._passes[slot] = again
+            self._lanes.rest(slot)
+            self._rings.read[slot] = end.end
+            stream.decoding.transcript = None
+        return again.collected < again.total
+
+    # -- engine thread: a step -----------------------------------------------------------------
+
+    def _pick(self) -> Step | None:
+        """Whoever waits longest, and all that can share a step with him."""
+        lanes = self._lanes
+        slots = lanes.ready(self._rings.written)
+        passes = [p for p in self._passes.values() if p.launched < p.total]
+        if not len(slots) and not passes:
+            return None
+        arrived = lanes.arrived(slots)
+        turns = lanes.turns(slots, arrived)
+        rights = lanes.right[slots]
+        right = int(rights[turns.argmin()]) if len(slots) else self._widest
+        if passes and right != self._widest and min(p.end.time for p in passes) < turns.min():
+            right = self._widest
+        if right != self._widest:
+            passes = []
+        del passes[self.max_batch :]
+        mine = np.flatnonzero(rights == right)
+        if len(mine) > (room := self.max_batch - len(passes)):
+            mine = np.sort(mine[np.argpartition(turns[mine], room)[:room]]) if room else mine[:0]
+        if len(mine) < len(slots):
+            slots, arrived, turns = slots[mine], arrived[mine], turns[mine]
+        step = Step(
+            self.chunks[right], slots, lanes.epoch[slots], lanes.launched[slots], arrived,
+            [(p, p.launched) for p in passes], self.clock(),
+        )  # fmt: skip
+        step.result = self._fill(step)
+        lanes.launch(slots, turns, step.chunks)
+        # Only now: the windows are copied, so older samples may be overwritten.
+        self._rings.read[slots] = lanes.still_read(slots)
+        return step
+
+    def _fill(self, step: Step) -> np.ndarray:
+        """The windows of a step, float32 or int16, shape (lanes, window_samples)."""
+        chunks, slots, n = step.chunks, step.slots, len(step.slots)
+        width = chunks.window_samples
+        pcm = self._offered(len(step), width) if self._offered else None
+        if pcm is None or (
+            pcm.dtype != np.float32 and (step.passes or self._rings.is_float[slots].any())
         ):
-            segment.transcript.append(token, first_frame + frame, prob)
-        again = segment.keep and segment.finished_at is not None
-        if emission.tokens and stream._options.partials and not again:
-            audio_s = segment.pcm.end / SAMPLE_RATE
-            end = chunks.needed(segment.chunk - 1) / SAMPLE_RATE
-            t = segment.transcript
-            partial = Partial(
-                t.text,
-                tuple(t.tokens),
-                t.words(audio_s),
-                min(end, audio_s),
-                self._language(stream, t),
-            )
-            self._postings.append((stream, segment.number, partial))
+            pcm = self._staging.take(len(step), width)
+        starts = self._lanes.start[slots]
+        self._rings.gather(slots, starts, chunks.right, pcm[:n])
+        before = self._lanes.base[slots] - starts  # samples that lie before the segment
+        if before.max(initial=0) > 0:
+            for count in np.unique(before[before > 0]):
+                pcm[:n][before == count, :count] = 0
+        after = self._lanes.end[slots] - starts  # where the segment ends in the window
+        for lane in np.flatnonzero(after < width).tolist():
+            pcm[lane, max(int(after[lane]), 0) :] = 0
+        for lane, (again, _) in enumerate(step.passes, start=n):
+            pcm[lane] = again.window()
+            again.launched += 1
+        if chunks.unread:
+            pcm[:, -chunks.unread :] = 0
+        return pcm
 
-    def _finalise(self, stream: EngineStream, segment: Segment) -> None:
-        assert segment.finished_at is not None
-        audio_s = segment.pcm.end / SAMPLE_RATE
-        t = segment.transcript
-        final = Final(
-            text=t.text,
-            tokens=tuple(t.tokens),
-            words=t.words(audio_s),
-            language=self._language(stream, t),
-            audio_s=audio_s,
-            decode_ms=(self.clock() - segment.finished_at) * 1000,
-        )
-        self._postings.append((stream, segment.number, final))
+    def _begin(self, step: Step) -> None:
+        """Hand a step to the device."""
+        slots, numbers = step.slots, step.numbers
+        for slot in slots[numbers == 0].tolist():
+            owner = self._owners[slot]
+            assert owner is not None
+            self.runner.reset(slot, owner._options.language, owner._boost)
+        if step.passes:
+            for again, number in step.passes:
+                if number == 0:
+                    stream = again.stream
+                    self.runner.reset(stream._slot, stream._options.language, stream._boost)
+            slots = np.append(slots, [again.stream._slot for again, _ in step.passes])
+            numbers = np.append(numbers, [number for _, number in step.passes])
+        pos = numbers * step.chunks.frames
+        step.result = self._launch(slots, pos, step.result, step.chunks.right)
 
-    def _language(self, stream: EngineStream, transcript: Transcript) -> str | None:
-        return stream._options.language or transcript.language or self.language
+    def _collect(self, step: Step) -> None:
+        """Wait for a step, and tell everybody concerned."""
+        emissions: Emissions = self._wait(step.result) if self._wait else step.result
+        current, complete = self._lanes.collect(step.slots, step.epochs)
+        if len(emissions.lanes):
+            self._telling.accept(step, current, emissions)
+        for slot in step.slots[complete].tolist():
+            if stream := self._owners[slot]:
+                self._settle(stream)
+        for again, _ in step.passes:
+            again.collected += 1
+            if again.collected == again.total and self._passes.get(again.stream._slot) is again:
+                self._settle(again.stream)
+        self._telling.publish()
+        self._count(step)
 
-    def _publish(self) -> None:
-        """Hand this tick's events over: one call for each place where callbacks run."""
-        if not self._postings:
-            return
-        by_deliver: defaultdict[Deliver, list[Posting]] = defaultdict(list)
-        for posting in self._postings:
-            by_deliver[posting[0]._deliver].append(posting)
-        self._postings = []
-        for deliver, postings in by_deliver.items():
-            try:
-                deliver(functools.partial(_dispatch, postings))
-            except RuntimeError as error:  # the event loop is closed: nobody is there to hear
-                log.debug("%d events not delivered: %s", len(postings), error)
-
-
-def _dispatch(postings: list[Posting]) -> None:
-    """Run callbacks where the caller wants them, dropping what was cancelled meanwhile."""
-    for stream, segment, event in postings:
-        if stream._wants(segment):
-            try:
-                stream._on_event(event)
-            except Exception:
-                log.exception("a stream's callback failed; the others go on")
+    def _count(self, step: Step) -> None:
+        now, stats = self.clock(), self.stats
+        stats.ticks += 1
+        stats.chunks += len(step)
+        stats.step_s = now - step.began
+        if len(step.slots):
+            lags = now - step.arrived
+            stats.lag_s = float(lags.max())
+            stats.late += int(np.count_nonzero(lags > step.chunks.samples / SAMPLE_RATE))
+        if now - self._backlog_at > _BACKLOG_EVERY_S:
+            self._backlog_at = now
+            stats.backlog_s = self._lanes.waiting(self._rings.written) / SAMPLE_RATE
+        if self.recorder:
+            self.recorder(step.slots, step.arrived, now)
