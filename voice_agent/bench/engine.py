@@ -71,7 +71,7 @@ def engine(
     capacity: Annotated[
         bool, typer.Option("--find-capacity", help="Search the most streams that hold.")
     ] = False,
-    most: Annotated[int, typer.Option(min=1, help="Slots of that search.")] = 1024,
+    most: Annotated[int, typer.Option(min=1, help="Slots of that search, if they fit.")] = 1024,
     capacity_seconds: Annotated[float, typer.Option(help="Of each of its runs.")] = 10.0,
     max_lag_ms: Annotated[float, typer.Option(help="At p99, for a number to hold.")] = 40.0,
     budget_s: Annotated[float, typer.Option(help="For the whole run.")] = 540.0,
@@ -259,15 +259,27 @@ def _steps(run: Run, found: Checkpoint, peers: tuple[str, ...], began: float, un
 
 
 def _ours(run: Run, found: Checkpoint, reference: Reference, deadline: float) -> None:
+    import torch
+
     from voice_agent.bench.engine_run import REFERENCE_LANES, make_ours
     from voice_agent.bench.engine_systems import release
 
     plan = run.plan
-    slots = max(*plan.batches, REFERENCE_LANES)
-    ours, about = make_ours(plan, found, slots)
+    batches = list(plan.batches)
+    while True:
+        try:
+            ours, about = make_ours(plan, found, max(*batches, REFERENCE_LANES))
+            break
+        except torch.OutOfMemoryError as error:
+            largest = max(batches)
+            run.leave_out(f"voice-agent at batch {largest:,}", f"does not fit the memory ({error})")
+            batches.remove(largest)
+            if not batches:
+                return
+        release(plan.device)
     run.report.startup["voice-agent"] = about
     run.say("voice-agent is ready: " + ", ".join(f"{k} {v}" for k, v in about.items()))
-    run.time_system(ours, found, reference, plan.batches, deadline)
+    run.time_system(ours, found, reference, batches, deadline)
     del ours
     release(plan.device)
 
@@ -337,8 +349,10 @@ def _load(
     from voice_agent.bench.engine_load import Load, find_capacity, holds
 
     spread: Literal["spread", "lockstep"] = "lockstep" if phases == "lockstep" else "spread"
-    load = Load(run.plan, found, max([*paced, most if capacity else 1]))
-    run.say(f"a recogniser with {load.slots:,} slots is ready")
+    wanted = max([*paced, most if capacity else 1])
+    load = Load.fitting(run.plan, found, wanted, least=max(paced, default=1))
+    run.say(f"a recogniser with {load.slots:,} slots is ready ({wanted:,} were wanted)")
+    most = min(most, load.slots)
     try:
         for streams in paced:
             if time.monotonic() + seconds > deadline:

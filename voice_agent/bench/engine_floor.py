@@ -158,7 +158,7 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     import torch
 
     large = device.type == "cuda"
-    size = 2**31 if large else 2**28
+    size = 2**31 if large else 2**26
     source = torch.randn(size // 4, device=device)
     target = torch.empty_like(source)
     copy_s = median_s(lambda: target.copy_(source), device)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from voice_agent.bench.engine_systems import make_runner
+from voice_agent.bench.engine_systems import make_runner, release
 from voice_agent.engine.errors import EngineError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Phases = Literal["spread", "lockstep"]
 Outcome = dict[str, Any]
+_SPARE_BYTES = 2**30  # for what a step allocates
 
 
 class Load:
@@ -39,6 +40,34 @@ class Load:
         self._recognizer = NemotronRecognizer(
             checkpoint, runner, slots=slots, device=str(plan.device), right_context=plan.right
         )
+
+    @classmethod
+    def fitting(cls, plan: Plan, checkpoint: Checkpoint, slots: int, least: int) -> Load:
+        """Load it with as many slots as the device's memory has room for.
+
+        Args:
+            plan: precision and device.
+            checkpoint: weights.
+            slots: that are wanted; fewer, in steps of a tenth, where they do not fit.
+            least: slots without which there is nothing to measure.
+
+        Raises:
+            EngineError: not even those fit.
+        """
+        import torch
+
+        while True:
+            try:
+                load = cls(plan, checkpoint, slots)
+                if plan.device.type != "cuda" or torch.cuda.mem_get_info()[0] > _SPARE_BYTES:
+                    return load
+                load.close()
+            except torch.OutOfMemoryError:
+                pass
+            release(plan.device)
+            if slots <= least:
+                raise EngineError(f"{least:,} streams do not fit the memory of {plan.device}")
+            slots = max(least, slots * 9 // 10)
 
     def run(self, streams: int, seconds: float, phases: Phases) -> Outcome:
         """Feed so many streams for so long; see `voice_agent.bench.paced.PacedResult`.

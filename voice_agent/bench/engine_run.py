@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 REFERENCE_LANES = 8
 REFERENCE_STEPS = 32
 LEAST_STEPS = 10
+_ENOUGH_TOKENS = 48
+_DRAWS = 4
 _ROW_S = 15.0  # for warming up and timing one batch, at most
 _POOL_NUMBERS = 2**25  # of all windows that are drawn for one batch
 _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -98,10 +100,14 @@ class Reference:
 
         chunks = Chunks.of(checkpoint.config, right)
         steps = max(3, -(-REFERENCE_STEPS // chunks.frames))
-        audio = noise(REFERENCE_LANES, samples_for(chunks, steps), np.random.default_rng(seed))
-        made = cls(windows(audio, chunks, steps))
         ours = Ours(checkpoint, slots=REFERENCE_LANES, device="cpu", dtype=torch.float32)
-        made.tokens = ours.stream(iter(made.windows), right).tokens
+        rng = np.random.default_rng(seed)
+        for _ in range(_DRAWS):  # one that says next to nothing would prove next to nothing
+            audio = noise(REFERENCE_LANES, samples_for(chunks, steps), rng)
+            made = cls(windows(audio, chunks, steps))
+            made.tokens = ours.stream(iter(made.windows), right).tokens
+            if made.total >= _ENOUGH_TOKENS:
+                break
         return made
 
     @property

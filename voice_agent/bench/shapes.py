@@ -93,12 +93,13 @@ def random_checkpoint(shape: str, seed: int = 0) -> Checkpoint:
         scale = 1.0 if name.endswith("embed.weight") else small
         return torch.randn(size, generator=generator) * scale
 
-    weights = {name: rand(name, *size) for name, size in _sizes(config).items()}
+    weights = {name: rand(name, *size) for name, size in weight_sizes(config).items()}
     weights["joint.joint_net.2.bias"][-1] += BLANK_BIAS
     return Checkpoint(shape, config, raw, weights, None)
 
 
-def _sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def weight_sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight under NeMo's names, with layer norm in the convolutions."""
     e, d = config.encoder, config.decoder
     width, channels = e.d_model, e.subsampling_conv_channels
     freq = config.preprocessor.features
