@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from voice_agent.bench.engine_audio import noise, samples_for, windows
+from voice_agent.bench.engine_systems import plain_runner
 from voice_agent.engine.checkpoint import Checkpoint
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.runner import EngineRunner
@@ -68,11 +69,11 @@ def calibrated(
     steps = max(2, -(-_FRAMES // chunks.frames))
     rng = np.random.default_rng(seed)
     pcm = windows(noise(_LANES, samples_for(chunks, steps), rng), chunks, steps)
-    runner = EngineRunner(made, slots=_LANES, device=device)
+    runner = plain_runner(made, _LANES, device)
     mel = [runner.features(torch.from_numpy(window).to(runner.device)) for window in pcm]
     _centre_subsampling(weights, torch.cat(mel, 1)[:, 7:].cpu())
     del runner  # it holds the weights as they were
-    frames = _encode(EngineRunner(made, slots=_LANES, device=device), mel, chunks)
+    frames = _encode(plain_runner(made, _LANES, device), mel, chunks)
     decoder = _Decoder(weights, made, torch.device(device))
     _standardise(weights, "joint.enc", frames.flatten(0, 1).cpu())
     _standardise(weights, "joint.pred", decoder.spoken(rng)[1].cpu())

@@ -294,9 +294,12 @@ def make_ours(plan: Plan, checkpoint: Checkpoint, slots: int) -> tuple[Ours, dic
     began = time.monotonic()
     ours = Ours(
         checkpoint, slots=slots, device=plan.device, dtype=plan.torch_dtype(),
-        threads=plan.threads, weights=plan.weights, kv=plan.kv,
+        threads=plan.threads, weights=plan.weights, kv=plan.kv, max_batch=slots,
     )  # fmt: skip
     about: dict[str, Any] = {"slots": slots, "ready_s": round(time.monotonic() - began, 2)}
+    for name in ("mode", "reason", "report"):  # whether the step is captured, and what that took
+        if found := getattr(ours.runner, name, ""):
+            about[name] = found
     if cuda:
         torch.cuda.synchronize(plan.device)
         about["gpu_bytes"] = torch.cuda.memory_allocated(plan.device) - before

@@ -156,12 +156,23 @@ def make_runner(checkpoint: Checkpoint, **options: Any) -> EngineRunner:
 
     given = {name: value for name, value in options.items() if value is not None}
     known = inspect.signature(EngineRunner.__init__).parameters
+    if "max_batch" not in known:
+        given.pop("max_batch", None)
     for name in given:
         if name not in known:
             raise EngineError(
                 f"--{name} {given[name]}: this engine's runner has no option {name!r}; leave it out"
             )
     return EngineRunner(checkpoint, **given)
+
+
+def plain_runner(checkpoint: Checkpoint, slots: int, device: torch.device | str) -> EngineRunner:
+    """A float32 runner of the plain modules, on any device: no kernels, nothing captured."""
+    from voice_agent.engine.runner import EngineRunner
+
+    known = inspect.signature(EngineRunner.__init__).parameters
+    plain: dict[str, Any] = {"kernels": False} if "kernels" in known else {}
+    return EngineRunner(checkpoint, slots=slots, device=device, **plain)
 
 
 def release(device: torch.device) -> None:
