@@ -6,7 +6,8 @@
 #   DRY=1 bash benchmarks/gpu_session.sh OUT 120          the same on a CPU at the toy shape
 #
 # The most valuable comes first, every result is on disk as soon as it is there, and what no time
-# is left for is said. `OUT/commit` names the commit where the tree came without git.
+# is left for is said. A file `COMMIT` beside README.md names the commit of a tree sent without git:
+#   git rev-parse HEAD > COMMIT
 set -uo pipefail
 out=${1:?usage: gpu_session.sh OUT [SECONDS]}
 total=${2:-540}
