@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,7 +82,8 @@ class Load:
         from voice_agent.bench.paced import run_paced
 
         pcm = (noise(1, 16_000 * 5, np.random.default_rng())[0] * 32767).astype(np.int16)
-        result = run_paced(self._recognizer, streams, seconds, phases, audio=pcm)
+        feeders = min(4, max(1, (os.cpu_count() or 1) // 4))
+        result = run_paced(self._recognizer, streams, seconds, phases, audio=pcm, feeders=feeders)
         return {**asdict(result), "valid": result.valid}
 
     def close(self) -> None:
