@@ -32,7 +32,7 @@ REFERENCE_STEPS = 32
 LEAST_STEPS = 10
 _ENOUGH_TOKENS = 48
 _DRAWS = 4
-_ROW_S = 15.0  # for warming up and timing one batch, at most
+_ROW_S = 15.0  # for warming up and timing one batch, also where its share of the time is less
 _POOL_NUMBERS = 2**25  # of all windows that are drawn for one batch
 _ITEM = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
@@ -187,7 +187,7 @@ class Run:
             deadline: on `time.monotonic`.
         """
         plan = self.plan
-        for batch in batches:
+        for number, batch in enumerate(batches):
             what = f"{system.name} at batch {batch:,}"
             if time.monotonic() > deadline:
                 self.leave_out(what, "not measured: the time (--budget-s) was used up")
@@ -202,7 +202,9 @@ class Run:
                         f"the fp32 reference's, and {allowed} may be other",
                     )
                     continue
-                row = self._time(system, checkpoint, batch, compared, deadline)
+                share = (deadline - time.monotonic()) / (len(batches) - number)
+                until = min(deadline, time.monotonic() + max(_ROW_S, share))
+                row = self._time(system, checkpoint, batch, compared, until)
             except Exception as error:  # a peer's failure must not cost the rows that stand
                 if not _out_of_memory(error):
                     raise
@@ -210,7 +212,9 @@ class Run:
                 self.leave_out(what, f"does not fit the memory ({error})")
                 continue
             if row is None:
-                self.leave_out(what, "not measured: the time (--budget-s) was used up")
+                self.leave_out(
+                    what, f"not measured: fewer than {LEAST_STEPS} steps in its share of --budget-s"
+                )
                 continue
             self.report.steps.append(row)
             self.report.save()
@@ -225,13 +229,12 @@ class Run:
         checkpoint: Checkpoint,
         batch: int,
         compared: tuple[int, int],
-        deadline: float,
+        until: float,
     ) -> StepRow | None:
         plan, config = self.plan, checkpoint.config
         chunks = Chunks.of(config, plan.right)
         # Until every lane has its whole past, steps are cheaper than they will be.
         warm = -(-config.encoder.left(plan.right) // chunks.frames) + 3
-        until = min(deadline, time.monotonic() + _ROW_S)
         pool = _pool(batch, chunks)
         streamed = system.stream(_fresh(pool, warm + plan.steps, until), plan.right)
         taken = 1000 * np.asarray(streamed.step_s[warm:])
