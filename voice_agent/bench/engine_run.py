@@ -121,26 +121,18 @@ class Reference:
         A small batch takes the lanes in turns; a large one holds all of them among strangers.
         """
         lanes = len(self.tokens)
-        rng = np.random.default_rng()
+        others = _pool(batch, self.windows.shape[2]) if batch > lanes else []
         said: list[list[int]] = []
         for first in range(0, lanes, batch):
             known = self.windows[:, first : first + batch]
-            strangers = batch - known.shape[1]
-            if first and strangers:
-                strangers = 0  # the rest of lanes that do not fill a batch
+            strangers = batch - known.shape[1] if others else 0
             # Strangers come first, so that nobody sits where the reference sat.
-            said += system.stream(
-                (
-                    np.concatenate([_strangers(w, strangers, rng), w]) if strangers else w
-                    for w in known
-                ),
-                right,
-            ).tokens[strangers:]
+            crowd = (
+                np.concatenate([others[step % len(others)][:strangers], w]) if others else w
+                for step, w in enumerate(known)
+            )
+            said += system.stream(crowd, right).tokens[strangers:]
         return compare(said, self.tokens)
-
-
-def _strangers(known: np.ndarray, lanes: int, rng: np.random.Generator) -> np.ndarray:
-    return noise(lanes, known.shape[1], rng)
 
 
 class Run:
@@ -235,7 +227,7 @@ class Run:
         chunks = Chunks.of(config, plan.right)
         # Until every lane has its whole past, steps are cheaper than they will be.
         warm = -(-config.encoder.left(plan.right) // chunks.frames) + 3
-        pool = _pool(batch, chunks)
+        pool = _pool(batch, chunks.window_samples)
         streamed = system.stream(_fresh(pool, warm + plan.steps, until), plan.right)
         taken = 1000 * np.asarray(streamed.step_s[warm:])
         if len(taken) < LEAST_STEPS:
@@ -268,11 +260,11 @@ class Run:
         )  # fmt: skip
 
 
-def _pool(batch: int, chunks: Chunks) -> list[np.ndarray]:
+def _pool(batch: int, samples: int) -> list[np.ndarray]:
     """Windows of fresh noise, more than one, so that no cache holds them all."""
     rng = np.random.default_rng()
-    sets = int(np.clip(_POOL_NUMBERS // (batch * chunks.window_samples), 3, 256))
-    return [noise(batch, chunks.window_samples, rng) for _ in range(sets)]
+    sets = int(np.clip(_POOL_NUMBERS // (batch * samples), 3, 256))
+    return [noise(batch, samples, rng) for _ in range(sets)]
 
 
 def _fresh(pool: Sequence[np.ndarray], steps: int, until: float) -> Iterator[np.ndarray]:
