@@ -64,6 +64,7 @@ def section(name: str, report: Mapping[str, Any]) -> str:
         parts.append("")
     machine = [c["gpu"], f"driver {c['driver']}", f"CUDA {c['cuda']}"] if gpu else [c["cpu"]]
     machine += [f"torch {c['torch']}"]
+    machine += [f"load before it {c['load']}"] if "load" in c else []
     machine += [f"{p} {c[p]}" for p in ("triton", "nemo-toolkit", "transformers") if p in c]
     parts.append(
         f"{', '.join(machine)}; commit {c['commit'][:12]}; `benchmarks/results/{name}.json`:\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +37,8 @@ def conditions(device: torch.device) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     found["torch"] = torch.__version__
+    # Who else was at work: a busy machine measures its other programs, too.
+    found["load"] = f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores"
     found["commit"] = commit()
     found["source"] = source()
     found["command"] = " ".join(["voice-agent", *sys.argv[1:]])
