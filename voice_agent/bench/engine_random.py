@@ -210,7 +210,7 @@ class _Decoder:
         self, weights: dict[str, torch.Tensor], checkpoint: Checkpoint, device: torch.device
     ) -> None:
         c = self.config = checkpoint.config.decoder
-        get: Callable[[str], torch.Tensor] = lambda name: weights[name].to(device)  # noqa: E731
+        get: Callable[[str], torch.Tensor] = lambda name: weights[name].to(device, copy=True)  # noqa: E731
         self.embed = get("decoder.prediction.embed.weight")
         self.lstm = torch.nn.LSTM(c.pred_hidden, c.pred_hidden, c.pred_rnn_layers).to(device)
         for name, parameter in self.lstm.named_parameters():

@@ -67,7 +67,9 @@ class Transformers:
         given: list[float] = []
         options: dict[str, Any] = {}
         if self.config.prompt:
-            options["prompt_ids"] = torch.tensor([self.config.prompt.index(None)])
+            options["prompt_ids"] = torch.tensor(
+                [self.config.prompt.index(None)], device=self.device
+            )
         out = self.model.generate(
             input_features=self._mel(windows, asked, given), num_lookahead_tokens=right, **options
         )
