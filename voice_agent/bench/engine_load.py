@@ -81,7 +81,9 @@ class Load:
         from voice_agent.bench.engine_audio import noise
         from voice_agent.bench.paced import run_paced
 
-        pcm = (noise(1, 16_000 * 5, np.random.default_rng())[0] * 32767).astype(np.int16)
+        pcm: np.ndarray = (noise(1, 16_000 * 5, np.random.default_rng())[0] * 32767).astype(
+            np.int16
+        )
         feeders = min(4, max(1, (os.cpu_count() or 1) // 4))
         result = run_paced(self._recognizer, streams, seconds, phases, audio=pcm, feeders=feeders)
         return {**asdict(result), "valid": result.valid}
