@@ -24,11 +24,17 @@ OPTIONAL = {
     "jiwer": "bench",
     "matplotlib": "bench",
     "nemo": "nemo",
+    "omegaconf": "nemo",
+    "transformers": "transformers",
     "whisper_normalizer": "bench",
 }
 """Modules of extras; each is imported where it is used, so that the rest works without it."""
 
-BROUGHT = {"ctranslate2": "faster-whisper", "grpc": "nvidia-riva-client"}
+BROUGHT = {
+    "ctranslate2": "faster-whisper",
+    "grpc": "nvidia-riva-client",
+    "omegaconf": "nemo-toolkit",
+}
 """Modules that are there only to talk to the package that brings them."""
 
 BY_HAND = {"speechbrain"}

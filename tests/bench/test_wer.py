@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -63,6 +64,34 @@ def test_errors_are_pooled_over_words_and_split_by_source(manifest, monkeypatch,
     assert rates[0, "all"] == (5, 1.0)
     assert "| 13 | stream | 2 | 5 | 40.0" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
+
+
+def test_time_to_final_is_measured_on_clips_played_at_their_pace(manifest, monkeypatch, capsys):
+    fed = []
+
+    class Patient(Parrot):
+        """Takes 20 ms for a final, and notes what it is fed."""
+
+        def open(self, on_event, *, options):
+            class Stream:
+                def feed(self, pcm):
+                    fed.append(len(pcm))
+
+                def finish(self):
+                    time.sleep(0.02)
+                    on_event(Final("a word"))
+
+                def close(self):
+                    pass
+
+            return Stream()
+
+    monkeypatch.setattr("voice_agent.engine.load_recognizer", lambda *a, **k: Patient({}))
+    rows = wer.run(manifest, "patient", "cpu", [0], True, "en", False, None, live=2)
+    assert [r.final_pass for r in rows] == ["stream", "full"]
+    assert all(r.final_p95_ms >= r.final_p50_ms >= 20 for r in rows)
+    assert fed.count(wer.PIECE) >= 2 * (1600 // wer.PIECE)  # in pieces, as a microphone does
+    assert "time to final" in capsys.readouterr().out
 
 
 def test_the_interval_holds_the_rate_and_narrows_with_more_clips():

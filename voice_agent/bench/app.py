@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from voice_agent.bench.engine import engine
 from voice_agent.bench.gate import gate
 from voice_agent.bench.lid import lid
 from voice_agent.bench.server import server
@@ -37,14 +38,21 @@ def wer(
     ] = True,
     language: Annotated[str, typer.Option(help="Only clips of this language.")] = "en",
     by_source: Annotated[bool, typer.Option("--by-source", help="A row for each source.")] = False,
+    live: Annotated[
+        int, typer.Option(min=0, help="Clips also played at real-time pace, for time to final.")
+    ] = 8,
     out: Annotated[Path | None, typer.Option(help="Write the rows as JSON.")] = None,
 ) -> None:
-    """Word error rate by right context, with 95 % bootstrap intervals over clips."""
+    """Word error rate and time to final by right context, streamed and with a second pass.
+
+    Rates have 95 % bootstrap intervals over clips.
+    """
     from voice_agent.bench.wer import run
 
-    run(manifest, model, device, right_context, full, language, by_source, out)
+    run(manifest, model, device, right_context, full, language, by_source, out, live)
 
 
+app.command()(engine)
 app.command()(gate)
 app.command()(lid)
 app.command()(server)

@@ -24,6 +24,7 @@ from voice_agent.engine.recognizer import Event, Failed, Final, Recognizer, Stre
 
 RESAMPLES = 1000
 IN_FLIGHT = 4  # clips decoded side by side
+PIECE = 320  # samples that a live clip is fed by, 20 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,22 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table, with the conditions that it holds under."""
+    """One line of the table, with the conditions that it holds under.
+
+    Attributes:
+        model: as it was asked for.
+        right_context: of the streaming; None for a model without one.
+        final_pass: "stream" or "full".
+        source: of the clips, or "all".
+        clips: that were transcribed.
+        words: of their texts.
+        wer: pooled over clips.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        rtf: seconds for a second of audio, clips fed at once.
+        final_p50_ms: from `finish()` to the final, of clips played at real-time pace.
+        final_p95_ms: the same. None where none were played.
+    """
 
     model: str
     right_context: int | None
@@ -49,6 +65,8 @@ class Row:
     low: float
     high: float
     rtf: float
+    final_p50_ms: float | None = None
+    final_p95_ms: float | None = None
 
 
 def normalise(text: str) -> str:
@@ -131,6 +149,47 @@ def measure(
     return [normalise(text) for text, _ in results], took / sum(s for _, s in results)
 
 
+def time_to_final(
+    recognizer: Recognizer, clips: Sequence[Clip], options: StreamOptions
+) -> list[float]:
+    """Play clips at real-time pace, `IN_FLIGHT` side by side.
+
+    Returns:
+        Milliseconds from `finish()` to the final's arrival, of each.
+
+    Raises:
+        EngineError: the recogniser failed.
+    """
+
+    def one(clip: Clip) -> float:
+        audio = load(clip)
+        ends: queue.SimpleQueue[tuple[float, Final | Failed]] = queue.SimpleQueue()
+
+        def heard(event: Event) -> None:
+            if isinstance(event, Final | Failed):
+                ends.put((time.monotonic(), event))
+
+        stream = recognizer.open(heard, options=options)
+        try:
+            due = time.monotonic()
+            for at in range(0, len(audio), PIECE):
+                piece = audio[at : at + PIECE]
+                due += len(piece) / 16_000  # a microphone has it when it has been said
+                time.sleep(max(0.0, due - time.monotonic()))
+                stream.feed(piece)
+            finished = time.monotonic()
+            stream.finish()
+            arrived, end = ends.get()
+        finally:
+            stream.close()
+        if isinstance(end, Failed):
+            raise end.error
+        return 1000 * (arrived - finished)
+
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        return list(pool.map(one, clips))
+
+
 def interval(errors: Sequence[int], words: Sequence[int], seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap of pooled WER over clips."""
     rng = np.random.default_rng(seed)
@@ -176,6 +235,7 @@ def run(
     language: str,
     by_source: bool,
     out: Path | None,
+    live: int = 0,
 ) -> list[Row]:
     """Measure and print; see `voice-agent bench wer --help`."""
     from rich.console import Console
@@ -186,8 +246,9 @@ def run(
     clips = read_manifest(manifest, language)
     recognizer = load_recognizer(model, device=device)
     rows: list[Row] = []
-    print("| right context | final | clips | words | WER % [95 %] | RTF | source |")
-    print("|---|---|---|---|---|---|---|")
+    print("| right context | final | clips | words | WER % [95 %] | RTF | time to final, ms "
+          "p50 / p95 | source |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
     rights = right_contexts or list(recognizer.right_contexts)
     passes: list[tuple[int | None, str]] = [(r, "stream") for r in rights or (None,)]
     if full and rights:
@@ -198,6 +259,8 @@ def run(
                 right_context=right, partials=False, final_pass=cast(Any, final_pass)
             )
             texts, rtf = measure(recognizer, clips, options)
+            finals = time_to_final(recognizer, clips[:live], options) if live else []
+        p50, p95 = (float(np.percentile(finals, q)) if finals else None for q in (50, 95))
         for row in rows_of(
             clips,
             texts,
@@ -206,11 +269,14 @@ def run(
             right_context=right,
             final_pass=final_pass,
             rtf=rtf,
+            final_p50_ms=p50,
+            final_p95_ms=p95,
         ):
             rows.append(row)
             print(
                 f"| {right} | {final_pass} | {row.clips} | {row.words} | {100 * row.wer:.1f} "
-                f"[{100 * row.low:.1f}, {100 * row.high:.1f}] | {row.rtf:.3f} | {row.source} |",
+                f"[{100 * row.low:.1f}, {100 * row.high:.1f}] | {row.rtf:.3f} | "
+                f"{'-' if p50 is None else f'{p50:.0f} / {p95:.0f}'} | {row.source} |",
                 flush=True,
             )
     recognizer.close()

@@ -1,0 +1,112 @@
+"""The tables of docs/benchmarks.md, from what was recorded under benchmarks/results/.
+
+    python -m benchmarks.tables docs/benchmarks.md    # writes them again
+
+Each recorded run is a folder or file NAME.json of `voice-agent bench engine`. A run on a GPU is
+shown with its times. Of a run on a CPU only ratios are: how many times its floor a step took, and
+how many times ours another system's, since its times say more of the machine than of the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from voice_agent.bench.engine_rows import (
+    OURS,
+    StepRow,
+    ours_beside,
+    paced_table,
+    read_steps,
+    table,
+)
+
+RESULTS = Path(__file__).parent / "results"
+PLACE = re.compile(r"(?<=<!-- engine -->\n).*?(?=<!-- /engine -->)", re.S)
+NO_GPU = "No run on a GPU is recorded yet, so no time of one is shown.\n"
+
+
+def recorded(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Reports of `bench engine` by name, those of a GPU first."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if {"conditions", "ceilings", "steps"} <= report.keys():
+            found[file.stem] = report
+    return dict(sorted(found.items(), key=lambda item: "gpu" not in item[1]["conditions"]))
+
+
+def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """All that stands between the page's two marks."""
+    gpu = [section(name, r) for name, r in reports.items() if "gpu" in r["conditions"]]
+    cpu = [section(name, r) for name, r in reports.items() if "gpu" not in r["conditions"]]
+    return "\n" + "\n".join([*(gpu or [NO_GPU]), *cpu])
+
+
+def section(name: str, report: Mapping[str, Any]) -> str:
+    """One run: what it was, its tables, its command."""
+    c, rows = report["conditions"], read_steps(report["steps"])
+    gpu = "gpu" in c
+    what = f"{c['model']}, {c['precision']}, right context {c['right']}"
+    parts = [f"**{what}**, on {c['gpu'] if gpu else 'a CPU'}:\n"]
+    if rows:
+        parts.append((table(rows) if gpu else ratios(rows)) + "\n")
+    if report["paced"] and gpu:
+        parts.append(paced_table(report["paced"]) + "\n")
+    if report["capacity"] and gpu:
+        parts.append(capacity(report["capacity"]) + "\n")
+    parts += [f"- {what}: {why}" for what, why in report["problems"].items()]
+    if report["problems"]:
+        parts.append("")
+    machine = [c["gpu"], f"driver {c['driver']}", f"CUDA {c['cuda']}"] if gpu else [c["cpu"]]
+    machine += [f"torch {c['torch']}"]
+    machine += [f"load before it {c['load']}"] if "load" in c else []
+    machine += [f"{p} {c[p]}" for p in ("triton", "nemo-toolkit", "transformers") if p in c]
+    parts.append(
+        f"{', '.join(machine)}; commit {c['commit'][:12]}; `benchmarks/results/{name}.json`:\n"
+    )
+    parts.append(f"```sh\n{c['command']}\n```\n")
+    return "\n".join(parts)
+
+
+def ratios(rows: list[StepRow]) -> str:
+    """A CPU's rows without their times."""
+    lines = [
+        "| system | batch | p50 × its floor | p99 / p50 | × ours | tokens a frame | wrong tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda r: (r.batch, r.system != OURS, r.system)):
+        ours = ours_beside(rows, row)
+        beside = "1" if row.system == OURS else f"{row.p50_ms / ours.p50_ms:.1f}" if ours else "-"
+        lines.append(
+            f"| {row.system} | {row.batch:,} | {row.p50_ms / row.floor_ms:.1f} | "
+            f"{row.p99_ms / row.p50_ms:.1f} | {beside} | {row.tokens_a_frame:.2f} | "
+            f"{row.wrong_tokens} of {row.tokens_compared} |"
+        )
+    return "\n".join(lines)
+
+
+def capacity(found: Mapping[str, Any]) -> str:
+    """What the search for the largest number found."""
+    text = f"Capacity: {found['holds']:,} streams held p99 lag ≤ {found['max_lag_ms']:g} ms"
+    text += f", {found['fails']:,} did not" if found["fails"] else ""
+    return text + ("." if found["complete"] else "; the search ran out of time.")
+
+
+def main(file: str) -> None:
+    """Write the page's tables again."""
+    path = Path(file)
+    text = path.read_text(encoding="utf-8")
+    if not PLACE.search(text):
+        raise SystemExit(f"{file} has no <!-- engine --> ... <!-- /engine --> to write between")
+    path.write_text(PLACE.sub(lambda _: page(recorded()), text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m benchmarks.tables docs/benchmarks.md")
+    main(sys.argv[1])
