@@ -28,7 +28,8 @@ from voice_agent.server.limits import StreamLimits
 from voice_agent.server.listen_query import QueryError
 from voice_agent.server.metrics import Metrics
 from voice_agent.server.sessions import Refused
-from voice_agent.server.stream_call import ProtocolSession, StreamCall
+from voice_agent.server.socketless import ProtocolSession
+from voice_agent.server.stream_call import StreamCall
 from voice_agent.server.vad import Vad
 from voice_agent.transcribe.segments import Score
 

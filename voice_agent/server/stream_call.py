@@ -18,15 +18,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from loguru import logger
 from starlette.websockets import WebSocket, WebSocketState
 
 from voice_agent.engine.recognizer import Deliver
 from voice_agent.server.limits import Pace, StreamLimits
-from voice_agent.server.listen import CLOSED, SERVER_FAILED, Ended
 from voice_agent.server.serial import Serial
+from voice_agent.server.socketless import CLOSED, SERVER_FAILED, Ended, ProtocolSession
 
 IDLE = 1011  # Deepgram's code for a client that sends nothing (NET-0001)
 POLICY = 1008
@@ -37,46 +36,6 @@ _MAX_REASON_BYTES = 123  # RFC 6455, 5.5
 _CLOSE_HANDSHAKE_S = 5.0
 _UNREAD_S = 5.0  # as nothing is read meanwhile, pongs are not, and pings time out
 _OWED_AT_MOST = 3  # segments that wait for their text before the client has to wait
-
-
-class ProtocolSession(Protocol):
-    """A protocol without a socket; `voice_agent.server.listen` is one.
-
-    Attributes:
-        ended: set once the session is over.
-        heard_s: seconds of audio so far.
-        owed: segments whose text is still to come.
-        paid: segments whose text has come.
-        settled: nothing is left that the client has to confirm before a close.
-    """
-
-    ended: Ended | None
-
-    @property
-    def heard_s(self) -> float: ...  # noqa: D102
-
-    @property
-    def owed(self) -> int: ...  # noqa: D102
-
-    @property
-    def paid(self) -> int: ...  # noqa: D102
-
-    @property
-    def settled(self) -> bool: ...  # noqa: D102
-
-    def receive(self, data: bytes | str) -> None: ...  # noqa: D102
-
-    def take(self) -> Sequence[str]: ...  # noqa: D102
-
-    def attached(self, received: int) -> None: ...  # noqa: D102
-
-    def detached(self) -> None: ...  # noqa: D102
-
-    def finish(self) -> None: ...  # noqa: D102
-
-    def fail(self, code: int, variant: str, description: str) -> None: ...  # noqa: D102
-
-    def close(self) -> None: ...  # noqa: D102
 
 
 @dataclass(eq=False)
