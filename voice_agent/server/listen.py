@@ -59,6 +59,7 @@ CLIENT_CUTS_S = 2.0
 ACK_EVERY = 10
 """Accepted messages between two acknowledgements, at most."""
 
+
 def cutting_of(query: ListenQuery) -> Cutting | None:
     """Where the VAD cuts, or None for nowhere."""
     if query.endpointing_ms is None:

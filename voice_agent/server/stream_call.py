@@ -25,6 +25,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from voice_agent.engine.recognizer import Deliver
 from voice_agent.server.limits import Pace, StreamLimits
 from voice_agent.server.serial import Serial
+from voice_agent.server.sessions import session_header
 from voice_agent.server.socketless import CLOSED, SERVER_FAILED, Ended, ProtocolSession
 
 IDLE = 1011  # Deepgram's code for a client that sends nothing (NET-0001)
@@ -53,30 +54,32 @@ class StreamCall:
     """See the module docstring. Implements `voice_agent.server.sessions.Call`. Event loop only.
 
     Attributes:
+        id: of the session, for logs, traces and the client.
         session: the protocol's side; its `receive` and `take` belong to the pool's threads.
     """
 
+    session: ProtocolSession
+
     def __init__(
         self,
-        make: Callable[[Deliver], ProtocolSession],
         *,
+        session_id: str,
         pool: Executor,
         limits: StreamLimits,
         resumable: bool = False,
         on_audio: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Open a session; no connection yet.
+        """Make a call; `open` opens its session.
 
         Args:
-            make: opens it; given what delivers the recogniser's callbacks.
+            session_id: for logs; the client is told it.
             pool: threads for its work.
             limits: of this client.
             resumable: whether it outlives a connection.
             on_audio: told the seconds of audio that were heard, now and then.
-
-        Raises:
-            EngineFull, ValueError: whatever `make` raises.
         """
+        self.id = session_id
+        self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._serial = Serial(pool, after=self._publish, crashed=self._crashed)
         self._limits = limits
@@ -95,7 +98,22 @@ class StreamCall:
         self._stuck: asyncio.TimerHandle | None = None
         self._counted_s = self._paced_s = 0.0
         self._pace = Pace(limits.pace, limits.burst_s, time.monotonic())
-        self.session = make(self._serial.post)
+
+    async def open(self, make: Callable[[Deliver], ProtocolSession]) -> None:
+        """Open the session on one of the pool's threads: phrases are compiled there, for one.
+
+        Args:
+            make: opens it; given what delivers the recogniser's callbacks.
+
+        Raises:
+            EngineFull, ValueError: whatever `make` raises.
+        """
+        opening = self._loop.run_in_executor(self._pool, make, self._serial.post)
+        try:
+            self.session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)  # nobody is there any more
+            raise
 
     # sessions.Call
 
@@ -131,6 +149,11 @@ class StreamCall:
         self._afterwards.append(then)
 
     @property
+    def heard_s(self) -> float:
+        """Seconds of audio so far; 0 where the session was never opened."""
+        return self.session.heard_s if hasattr(self, "session") else 0.0
+
+    @property
     def over(self) -> bool:
         """Whether nobody can come back to it."""
         return self._over.is_set()
@@ -153,6 +176,16 @@ class StreamCall:
             subprotocol: to answer the handshake with.
             headers: to answer the handshake with.
         """
+        with logger.contextualize(session=self.id):
+            await self._attach(ws, received, subprotocol, headers)
+
+    async def _attach(
+        self,
+        ws: WebSocket,
+        received: int,
+        subprotocol: str | None,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> None:
         await self._drop_connection(TAKEN_OVER, "resumed by another connection")
         self._generation += 1
         connection = _Connection(ws, self._generation)
@@ -160,7 +193,7 @@ class StreamCall:
         if self._grace is not None:
             self._grace.cancel()
         try:
-            await ws.accept(subprotocol, headers=headers)
+            await ws.accept(subprotocol, headers=[*headers, session_header(self.id)])
         except BaseException:
             self._detach(connection, LOST)
             raise
@@ -327,6 +360,11 @@ class StreamCall:
         if self._connection is not None:
             self._connection.unsent.put_nowait(Ended(1011, "internal error"))
         self._loop.call_later(_CLOSE_HANDSHAKE_S, self._over.set)
+
+
+def _close_unwanted(opening: asyncio.Future[ProtocolSession]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 async def _close(ws: WebSocket, ended: Ended) -> None:
