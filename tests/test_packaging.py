@@ -24,6 +24,8 @@ OPTIONAL = {
     "jiwer": "bench",
     "matplotlib": "bench",
     "nemo": "nemo",
+    "opentelemetry": "tracing",
+    "uvloop": "scale",
     "whisper_normalizer": "bench",
 }
 """Modules of extras; each is imported where it is used, so that the rest works without it."""

@@ -240,6 +240,7 @@ class ServerSettings(_Group):
         tls_certificate: PEM file of the certificate chain, to speak https and wss; None for
             http and ws, behind a proxy or on this machine.
         tls_key: PEM file of its private key, where that is another file.
+        event_loop: "asyncio", "uvloop" (the extra `scale`), or "auto" for uvloop where it is.
     """
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -252,6 +253,7 @@ class ServerSettings(_Group):
     hosts: tuple[str, ...] = ()
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    event_loop: Literal["auto", "asyncio", "uvloop"] = "auto"
 
     @model_validator(mode="after")
     def _a_key_is_for_a_certificate(self) -> ServerSettings:

@@ -24,12 +24,15 @@ class NemotronRecognizer:
         name: what the checkpoint was asked for by.
         languages: BCP-47 codes that it writes; empty where the checkpoint does not say.
         streaming: True: partials come while audio arrives.
+        execution: "eager": each step launches its operations one by one; "graph" where a captured
+            graph is replayed.
         device: where it computes, e.g. "cpu" or "cuda:0".
         right_contexts: look-aheads that the checkpoint was trained for, in encoder frames.
         right_context: the default look-ahead of a stream.
     """
 
     streaming = True
+    execution = "eager"
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +25,7 @@ from voice_agent.server.tracing import set_up
 from voice_agent.server.watch import WatchedRecognizer, watched
 
 if TYPE_CHECKING:
+    from pipecat.observers.base_observer import BaseObserver
     from pipecat.transports.base_transport import BaseTransport
     from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 
@@ -49,6 +50,7 @@ class Agent:
         recognizer: None until `load` is done.
         watched: the recogniser, or its parts, for `voice_agent.server.watch`.
         connect_timeout_s: seconds that a client has to connect after its offer.
+        observers: makes the Pipecat observers of a call.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Agent:
         self.recognizer: Recognizer | None = None
         self.watched: tuple[WatchedRecognizer, ...] = ()
         self.connect_timeout_s = connect_timeout_s
+        self.observers: Callable[[], Sequence[BaseObserver]] = tuple
         self._load = load
         self._end_traces: Callable[[], None] = lambda: None
 
@@ -111,7 +114,11 @@ class Agent:
 
         assert self.recognizer is not None, "admitted before the model was loaded"
         worker = await build_worker(
-            transport, self.settings, self.recognizer, conversation_id=session_id
+            transport,
+            self.settings,
+            self.recognizer,
+            observers=self.observers(),
+            conversation_id=session_id,
         )
         return AgentCall(
             transport, worker, connect_timeout_s=self.connect_timeout_s, connection=connection

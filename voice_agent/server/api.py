@@ -230,6 +230,7 @@ class Api:
                     limits=self.limits,
                     resumable=resumable,
                     on_audio=on_audio,
+                    on_drop=lambda reason: self.metrics.drops.labels(reason).inc(),
                 )
                 if traced is not None:
                     held.callback(lambda: traced.end(call.heard_s))

@@ -52,6 +52,7 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
         KeysError: `server.keys` cannot be used.
     """
     transcription = api or Api(agent, access=_access(agent.settings.server))
+    agent.observers = transcription.metrics.call_observers
     door = Door(transcription)
     offers = webrtc.Offers(agent, door)
 

@@ -68,6 +68,7 @@ class StreamCall:
         limits: StreamLimits,
         resumable: bool = False,
         on_audio: Callable[[float], None] = lambda _: None,
+        on_drop: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Make a call; `open` opens its session.
 
@@ -77,6 +78,7 @@ class StreamCall:
             limits: of this client.
             resumable: whether it outlives a connection.
             on_audio: told the seconds of audio that were heard, now and then.
+            on_drop: told in a word why the client was cut off, where it was.
         """
         self.id = session_id
         self._pool = pool
@@ -85,6 +87,7 @@ class StreamCall:
         self._limits = limits
         self._resumable = resumable
         self._on_audio = on_audio
+        self._on_drop = on_drop
         self._connection: _Connection | None = None
         self._generation = 0
         self._session_generation = 0  # the one that `session` writes for; pool threads
@@ -124,6 +127,7 @@ class StreamCall:
                 async with asyncio.timeout(self._limits.total_s):
                     await self._over.wait()
             except TimeoutError:
+                self._on_drop("total")
                 self._fail(POLICY, "LimitError", f"a session lasts {self._limits.total_s:g} s")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_CLOSE_HANDSHAKE_S):
@@ -253,6 +257,7 @@ class StreamCall:
                 if self._resumable:  # a connection that is half open: its client may come back
                     await _close(connection.ws, Ended(IDLE, f"nothing came for {limit_s:g} s"))
                     return LOST
+                self._on_drop("idle")
                 self._fail(
                     IDLE,
                     "LimitError",
@@ -326,6 +331,7 @@ class StreamCall:
             connection.unsent.put_nowait(ended)
         if connection.unsent.qsize() > self._limits.unsent and connection.task is not None:
             logger.warning(f"a client left {connection.unsent.qsize()} messages unread; cut off")
+            self._on_drop("unread")
             connection.task.cancel()
 
     def _watch_debt(self) -> None:
@@ -337,9 +343,11 @@ class StreamCall:
         if self._stuck is None and self.session.owed and not self.over:
             limit_s = self._limits.stuck_s
             text = f"the recogniser has owed a text for {limit_s:g} s"
-            self._stuck = self._loop.call_later(
-                limit_s, self._fail, SERVER_FAILED, "ServerError", text
-            )
+            self._stuck = self._loop.call_later(limit_s, self._give_up, text)
+
+    def _give_up(self, text: str) -> None:
+        self._on_drop("stuck")
+        self._fail(SERVER_FAILED, "ServerError", text)
 
     async def _send(self, connection: _Connection) -> None:
         while True:
@@ -357,6 +365,7 @@ class StreamCall:
         self._serial.post(partial(self.session.fail, code, variant, description))
 
     def _crash(self) -> None:
+        self._on_drop("crash")
         if self._connection is not None:
             self._connection.unsent.put_nowait(Ended(1011, "internal error"))
         self._loop.call_later(_CLOSE_HANDSHAKE_S, self._over.set)
