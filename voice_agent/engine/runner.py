@@ -5,14 +5,13 @@ Engine thread only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.checkpoint import Checkpoint
-from voice_agent.engine.decoder import BoostState, Decoder, Emission
+from voice_agent.engine.decoder import BoostState, Decoder
+from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.encoder import Encoder
 from voice_agent.engine.errors import CorruptCheckpoint
 from voice_agent.engine.features import LogMel
@@ -110,20 +109,19 @@ class EngineRunner:
             self._prompts[slot] = self.config.prompt.index(language)
 
     @torch.inference_mode()
-    def step(
-        self, slots: Sequence[int], pos: Sequence[int], pcm: np.ndarray, right: int
-    ) -> list[Emission]:
+    def step(self, slots: np.ndarray, pos: np.ndarray, pcm: np.ndarray, right: int) -> Emissions:
         """Compute one chunk a lane; see `voice_agent.engine.scheduler.Runner.step`."""
         if self._threads is not None:
             torch.set_num_threads(self._threads)
             self._threads = None
-        lanes = torch.tensor(slots, device=self.device)
+        lanes = torch.tensor(np.asarray(slots), device=self.device)
         mel = self.features(torch.from_numpy(pcm).to(self.device))
-        encoded = self.encode(mel, lanes, torch.tensor(pos, device=self.device), right)
+        encoded = self.encode(mel, lanes, torch.tensor(np.asarray(pos), device=self.device), right)
         if self.prompt:
             prompts = torch.tensor([self._prompts[s] for s in slots], device=self.device)
             encoded = self.prompt(encoded.float(), prompts)
-        return self.decoder(encoded, self.pool, lanes, [self._boosts[slot] for slot in slots])
+        said = self.decoder(encoded, self.pool, lanes, [self._boosts[slot] for slot in slots])
+        return Emissions.by_lane([(each.tokens, each.frames, each.probs) for each in said])
 
     def encode(
         self, mel: torch.Tensor, slots: torch.Tensor, pos: torch.Tensor, right: int
