@@ -39,7 +39,6 @@ class NemotronRecognizer:
     """
 
     streaming = True
-    execution = "eager"
 
     def __init__(
         self,
@@ -68,6 +67,7 @@ class NemotronRecognizer:
         self.name = checkpoint.name
         self.languages = languages
         self.device = device
+        self.execution: str = getattr(runner, "mode", "eager")
         self.right_contexts = config.encoder.right_contexts
         self.right_context = self._right(right_context, default=self.right_contexts[0])
         if checkpoint.tokenizer is None:

@@ -89,6 +89,7 @@ class StreamCall:
         self._on_audio = on_audio
         self._on_drop = on_drop
         self._connection: _Connection | None = None
+        self._taking_over = asyncio.Lock()
         self._generation = 0
         self._session_generation = 0  # the one that `session` writes for; pool threads
         self._processed = 0  # bytes; pool threads
@@ -190,24 +191,28 @@ class StreamCall:
         subprotocol: str | None,
         headers: Sequence[tuple[bytes, bytes]],
     ) -> None:
-        await self._drop_connection(TAKEN_OVER, "resumed by another connection")
-        self._generation += 1
-        connection = _Connection(ws, self._generation)
-        self._connection = connection
-        if self._grace is not None:
-            self._grace.cancel()
+        async with self._taking_over:  # many may come back at once
+            await self._drop_connection(TAKEN_OVER, "resumed by another connection")
+            self._generation += 1
+            connection = _Connection(ws, self._generation)
+            self._connection = connection
+            if self._grace is not None:
+                self._grace.cancel()
+            try:
+                await ws.accept(subprotocol, headers=[*headers, session_header(self.id)])
+            except BaseException:
+                self._detach(connection, LOST)
+                raise
+            self._serial.post(partial(self._attached, connection.generation, received))
+            task = connection.task = asyncio.create_task(self._drive(connection))
         try:
-            await ws.accept(subprotocol, headers=[*headers, session_header(self.id)])
-        except BaseException:
-            self._detach(connection, LOST)
-            raise
-        self._serial.post(partial(self._attached, connection.generation, received))
-        connection.task = asyncio.create_task(self._drive(connection))
-        try:
-            await asyncio.wait({connection.task})
+            await asyncio.wait({task})
         finally:
-            connection.task.cancel()
-        if not connection.task.cancelled() and (error := connection.task.exception()):
+            task.cancel()
+        self._detach(connection, LOST)  # had it been cancelled before its first step
+        if connection.farewell is not None:
+            await _close(ws, connection.farewell)
+        if not task.cancelled() and (error := task.exception()):
             raise error
 
     async def _drop_connection(self, code: int, reason: str) -> None:
@@ -227,8 +232,6 @@ class StreamCall:
             sender.cancel()
             await asyncio.wait({sender})
             self._detach(connection, code)
-            if connection.farewell is not None:
-                await _close(connection.ws, connection.farewell)
 
     def _detach(self, connection: _Connection, code: int) -> None:
         if self._connection is not connection:
