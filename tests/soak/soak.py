@@ -24,7 +24,7 @@ import numpy as np
 import websockets
 from websockets.exceptions import InvalidStatus
 
-from tests.soak.faults import CHUNK_S, FAULTS, RATE, Fault, Target, chunks
+from tests.soak.faults import CHUNK_S, FAULTS, RATE, SLOW_S, Fault, Target, chunks
 from voice_agent.bench.corpus import DEFAULT, read
 from voice_agent.bench.served import metrics as scrape
 from voice_agent.bench.served import served
@@ -192,7 +192,8 @@ async def soak(
     async def bad(i: int) -> None:
         rng = random.Random(seed * 1_000 + i)
         while time.monotonic() < end:
-            name = rng.choice(list(FAULTS))
+            left_s = end - time.monotonic()
+            name = rng.choice([name for name in FAULTS if SLOW_S.get(name, 0.0) < left_s])
             await _fault(name, FAULTS[name], target, rng, report)
 
     async def come_and_go() -> None:
