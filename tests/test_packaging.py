@@ -26,6 +26,8 @@ OPTIONAL = {
     "nemo": "nemo",
     "omegaconf": "nemo",
     "transformers": "transformers",
+    "opentelemetry": "tracing",
+    "uvloop": "scale",
     "whisper_normalizer": "bench",
 }
 """Modules of extras; each is imported where it is used, so that the rest works without it."""

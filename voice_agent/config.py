@@ -8,7 +8,8 @@
     ├── llm      an OpenAI-compatible endpoint, or (no url) the echo stand-in
     ├── tts      which synthesiser, which voice for which language
     ├── gate     several languages by ear (config_gate.py)
-    └── server   address, ICE servers, how many sessions
+    ├── server   address, ICE servers, how many sessions
+    └── log, tracing   what operators are told (config_operations.py)
 
 `Settings()` is the defaults and reads nothing. `load_settings` merges, weakest first: a TOML or
 YAML file, the environment (`VOICE_AGENT_STT__MODEL=...`), and overrides (command-line flags).
@@ -39,6 +40,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from voice_agent.config_errors import ConfigError, Location, Source, did_you_mean, explain
 from voice_agent.config_gate import GateConfig
+from voice_agent.config_operations import LogConfig, TracingConfig
 from voice_agent.config_sources import merge, nested, read_file
 
 ENV_PREFIX = "VOICE_AGENT_"
@@ -238,6 +240,7 @@ class ServerSettings(_Group):
         tls_certificate: PEM file of the certificate chain, to speak https and wss; None for
             http and ws, behind a proxy or on this machine.
         tls_key: PEM file of its private key, where that is another file.
+        event_loop: "asyncio", "uvloop" (the extra `scale`), or "auto" for uvloop where it is.
     """
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -250,6 +253,7 @@ class ServerSettings(_Group):
     hosts: tuple[str, ...] = ()
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    event_loop: Literal["auto", "asyncio", "uvloop"] = "auto"
 
     @model_validator(mode="after")
     def _a_key_is_for_a_certificate(self) -> ServerSettings:
@@ -272,6 +276,8 @@ class Settings(_Group):
         tts: speech synthesis.
         gate: several languages by ear.
         server: the web server.
+        log: what is logged, and how.
+        tracing: OpenTelemetry.
     """
 
     language: _LanguageCode = DEFAULT_LANGUAGE
@@ -283,6 +289,8 @@ class Settings(_Group):
     tts: TtsSettings = TtsSettings()
     gate: GateConfig = GateConfig()
     server: ServerSettings = ServerSettings()
+    log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _the_gate_adds_languages(self) -> Settings:

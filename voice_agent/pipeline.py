@@ -127,6 +127,7 @@ async def build_worker(
             enable_usage_metrics=True,
         ),
         observers=list(observers),
+        enable_tracing=settings.tracing.url is not None,
         conversation_id=conversation_id,
         idle_timeout_secs=settings.server.idle_timeout_s,
         processor_unusable_policy=ProcessorUnusablePolicy.END,

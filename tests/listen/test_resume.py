@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -160,4 +161,27 @@ async def test_a_storm_of_resumes_hears_every_sample_once(serve: Serve) -> None:
         assert [m["type"] for m in got.values()] == ["Results", "Metadata"]
         assert got[1]["channel"]["alternatives"][0]["transcript"] == "one two three"
     assert {s.segments[0].size for s in server.recognizer.opened} == {2 * RATE}
+    await server.quiet()
+
+
+async def test_of_many_that_come_back_at_once_one_has_the_session(serve: Serve) -> None:
+    server = await serve(SCRIPT)
+    first = await websockets.connect(server.listen(resume="true", endpointing="false"))
+    token = (await read(first))["token"]
+    audio = pieces(speech(0.8))
+    for piece in audio[:5]:
+        await first.send(piece)
+    storm = await asyncio.gather(*(websockets.connect(back(server, token)) for _ in range(10)))
+    async with websockets.connect(back(server, token)) as last:
+        received = (await read(last))["received"]
+        for item in [*audio[received:], CLOSE]:
+            await last.send(item)
+        assert (await rest(last))[-1]["duration"] == 0.8
+    codes = []
+    for ws in (first, *storm):
+        with contextlib.suppress(ConnectionClosed):
+            async for _ in ws:
+                pass
+        codes.append(ws.close_code)
+    assert codes == [4001] * 11
     await server.quiet()

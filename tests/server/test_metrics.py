@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import websockets
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from tests.support.agent_server import RunningServer
 from tests.support.scripted import ScriptedRecognizer
 from tests.support.serving import Serve, Server, pieces, serve, silence, speech  # noqa: F401
+from voice_agent.demo.call import place_call
+from voice_agent.demo.clip import Clip
+from voice_agent.server import metrics
+from voice_agent.server.gate_metrics import GateMetrics
+from voice_agent.server.limits import StreamLimits
+from voice_agent.server.watch import WatchedRecognizer
 
 
 async def scrape(server: Server) -> dict[str, float]:
@@ -53,18 +64,52 @@ async def test_audio_segments_latency_and_refusals_are_counted(serve: Serve) -> 
     assert after["voice_agent_refusals_total{reason=sessions}"] == 2
 
 
-async def test_the_engines_own_counters_are_exported(serve: Serve) -> None:  # noqa: F811
-    from voice_agent.engine.scheduler import Stats
+def every_stat() -> SimpleNamespace:
+    """`stats` of a recogniser that counts all that any does."""
+    names = [*metrics._ENGINE_GAUGES, *metrics._ENGINE_COUNTERS]
+    return SimpleNamespace(heartbeat=time.monotonic(), **dict.fromkeys(names, 1))
 
-    recognizer = ScriptedRecognizer([(0.2, "a")])
-    recognizer.stats = Stats()  # type: ignore[attr-defined]
-    server = await serve(recognizer=recognizer)
+
+async def test_the_engines_own_counters_are_exported(serve: Serve, checkpoint: str) -> None:  # noqa: F811
+    from voice_agent import engine
+
+    recognizer = engine.load_recognizer(checkpoint, device="cpu", slots=2)
+    server = await serve(recognizer=WatchedRecognizer(recognizer))
     names = await scrape(server)
     assert {
         "voice_agent_engine_lag_seconds", "voice_agent_engine_step_seconds",
         "voice_agent_engine_open_streams", "voice_agent_engine_ticks_total",
         "voice_agent_engine_late_total", "voice_agent_engine_refused_total",
+        "voice_agent_finals_owed",
     } <= set(names)  # fmt: skip
+    (info,) = (name for name in names if name.startswith("voice_agent_engine_info"))
+    assert "{device=cpu}{execution=eager}" in info
+
+
+async def test_a_heart_that_stands_still_shows_its_age(serve: Serve) -> None:  # noqa: F811
+    recognizer = ScriptedRecognizer()
+    recognizer.stats = SimpleNamespace(heartbeat=time.monotonic() - 5)  # type: ignore[attr-defined]
+    names = await scrape(await serve(recognizer=recognizer))
+    assert names["voice_agent_engine_heartbeat_age_seconds"] >= 5
+
+
+async def test_clients_that_are_cut_off_are_counted_by_reason(serve: Serve) -> None:  # noqa: F811
+    server = await serve([(0.2, "a")], limits=StreamLimits(idle_s=0.2))
+    async with websockets.connect(server.listen()) as ws:
+        with pytest.raises(ConnectionClosedError, match="nothing came"):
+            async for _ in ws:
+                pass
+    assert (await scrape(server))["voice_agent_drops_total{reason=idle}"] == 1
+
+
+def test_a_call_is_measured_part_by_part(server: RunningServer, clip: Clip) -> None:
+    asyncio.run(place_call(server.url, clip))
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    for part in ("stt", "llm", "tts"):
+        measured = rf'^voice_agent_call_ttfb_seconds_count{{part="{part}"}} [1-9]'
+        assert re.search(measured, text, re.M), part
+    assert re.search(r"^voice_agent_voice_to_voice_seconds_count [1-9]", text, re.M)
 
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -73,11 +118,14 @@ DOCKER = Path(__file__).parents[2] / "docker"
 async def test_the_dashboard_shows_metrics_that_exist_and_all_of_ours(
     serve: Serve,  # noqa: F811
 ) -> None:
-    from voice_agent.engine.scheduler import Stats
+    from tests.engine.gate_fixtures import LevelIdentifier
+    from voice_agent.engine.gate import GatedRecognizer
 
-    recognizer = ScriptedRecognizer()
-    recognizer.stats = Stats()  # type: ignore[attr-defined]
-    server = await serve(recognizer=recognizer)
+    recognizer = ScriptedRecognizer(languages=("en",))
+    recognizer.stats = every_stat()  # type: ignore[attr-defined]
+    server = await serve(recognizer=WatchedRecognizer(recognizer))
+    gate = GatedRecognizer({"en": recognizer, "kn": recognizer}, LevelIdentifier(("en", "kn")))
+    server.api.metrics.registry.register(GateMetrics(lambda: gate))
     async with httpx.AsyncClient(base_url=server.http) as client:
         text = (await client.get("/metrics")).text
     # `# TYPE name counter` is there before the first sample of a metric with labels.
@@ -86,12 +134,11 @@ async def test_the_dashboard_shows_metrics_that_exist_and_all_of_ours(
     dashboard = json.loads((DOCKER / "grafana-dashboard.json").read_text())
     queries = " ".join(t["expr"] for panel in dashboard["panels"] for t in panel["targets"])
     shown = {
-        re.sub("_bucket$", "", name)
+        re.sub("_(bucket|sum|count)$", "", name)
         for name in re.findall(r"\b(?:voice_agent|process)_\w+", queries)
     }
     assert shown <= exported
-    ours = {name for name in exported if name.startswith("voice_agent_")}
-    assert ours - shown == {"voice_agent_admitting"}
+    assert {name for name in exported if name.startswith("voice_agent_")} <= shown
 
 
 def test_what_compose_mounts_into_grafana_and_prometheus_is_there() -> None:

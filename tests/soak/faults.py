@@ -196,6 +196,59 @@ async def loses_its_line_again_and_again(target: Target, rng: random.Random) -> 
     assert isinstance(got[-1], Metadata) and got[-1].duration == 1.6, got[-1]
 
 
+async def reads_slowly(target: Target, rng: random.Random) -> None:
+    audio = noise(1.2, rng)
+    async with websockets.connect(
+        target.listen(interim_results="true", endpointing="false"), max_queue=1
+    ) as ws:
+        await _send_all(ws, [*chunks(audio), CLOSE])
+        last = {}
+        with suppress(ConnectionClosed):
+            while True:
+                last = json.loads(await ws.recv())
+                await asyncio.sleep(0.2)
+        assert last["type"] == "Metadata" and last["duration"] == 1.2, last
+
+
+async def resumes_from_everywhere_at_once(target: Target, rng: random.Random) -> None:
+    """A storm: one token, many connections; the last one has the session."""
+    pieces = chunks(noise(1.6, rng))
+    first = await websockets.connect(target.listen(resume="true", endpointing="false"))
+    token = json.loads(await first.recv())["token"]
+    await _send_all(first, list(pieces[:5]))
+    url = f"ws://127.0.0.1:{target.port}/v1/listen?resume={token}&received=0"
+    storm = await asyncio.gather(
+        *(websockets.connect(url) for _ in range(12)), return_exceptions=True
+    )
+    async with websockets.connect(url) as last:
+        hello = json.loads(await last.recv())
+        assert hello["type"] == "Session" and hello["received"] <= 5, hello
+        await _send_all(last, [*pieces[hello["received"] :], CLOSE])
+        got = {}
+        with suppress(ConnectionClosed):
+            while True:
+                got = json.loads(await last.recv())
+                if "seq" in got:
+                    await last.send(json.dumps({"type": "Received", "seq": got["seq"]}))
+        assert got["type"] == "Metadata" and got["duration"] == 1.6, got
+    for ws in (first, *storm):
+        if isinstance(ws, websockets.ClientConnection):
+            _, code = await _until_closed(ws)
+            assert code in (4001, None), code
+            await ws.close()
+
+
+async def falls_silent_without_closing(target: Target, rng: random.Random) -> None:
+    """A half-open connection: after some audio no byte goes either way."""
+    ws = await websockets.connect(target.listen(endpointing="false"), ping_interval=None)
+    await _send_all(ws, list(chunks(noise(0.4, rng))))
+    ws.transport.pause_reading()
+    await asyncio.sleep(16.0)  # it waits 12 s for a message, and 20 s for a pong
+    ws.transport.resume_reading()
+    last, code = await _until_closed(ws)
+    assert code in (1011, None) and last.get("type") in ("Error", None), (code, last)
+
+
 async def resumes_what_is_not_its_own(target: Target, rng: random.Random) -> None:
     url = f"ws://127.0.0.1:{target.port}/v1/listen?resume={rng.randbytes(16).hex()}"
     try:
@@ -222,6 +275,12 @@ FAULTS: dict[str, Fault] = {
         connects_and_leaves,
         knocks_without_a_handshake,
         loses_its_line_again_and_again,
+        reads_slowly,
+        resumes_from_everywhere_at_once,
+        falls_silent_without_closing,
         resumes_what_is_not_its_own,
     )
 }
+
+SLOW_S = {"falls silent without closing": 30.0}
+"""Faults that last, by how long at most: nobody begins one when the time is nearly over."""

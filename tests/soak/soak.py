@@ -1,6 +1,6 @@
 """A server in a process of its own, good clients at real-time pace, and bad ones among them.
 
-    python -m tests.soak --seconds 600 --clients 200
+    python -m tests.soak --seconds 600 --clients 200 --connects 10000
 
 Before: one good client alone says what each should hear. After: every good client has heard just
 that, and the server is as it was: no session, stream, task or file descriptor more. Its memory
@@ -17,14 +17,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import websockets
 from websockets.exceptions import InvalidStatus
 
-from tests.soak.faults import CHUNK_S, FAULTS, RATE, Fault, Target, chunks
+from tests.soak.faults import CHUNK_S, FAULTS, RATE, SLOW_S, Fault, Target, chunks
+from voice_agent.bench.corpus import DEFAULT, read
 from voice_agent.bench.served import metrics as scrape
 from voice_agent.bench.served import served
 from voice_agent.client import ListenError
@@ -43,6 +44,7 @@ class Report:
         heard: transcripts of good clients that were as they should be.
         wrong: those that were not.
         refused: clients, good and bad, who were told that the server is full or late.
+        connects: times that somebody connected and left.
         faults: bad clients, by what they did.
         unexpected: what the server answered them that it should not have.
         leaks: by metric, before and after, where the server kept something.
@@ -52,6 +54,7 @@ class Report:
     heard: int = 0
     wrong: list[str] = field(default_factory=list)
     refused: int = 0
+    connects: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     unexpected: list[str] = field(default_factory=list)
     leaks: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -62,11 +65,12 @@ class Report:
         return bool(self.heard) and not (self.wrong or self.unexpected or self.leaks)
 
 
-def voice(seed: int) -> np.ndarray:
-    """Audio that no model finds dull, int16, long enough for every segment."""
-    rng = np.random.default_rng(seed)
+def voices(count: int) -> list[np.ndarray]:
+    """Different stretches of somebody reading, int16, each as long as all segments."""
+    read_aloud = np.concatenate([clip.pcm() for clip in read(DEFAULT)])
     n = round(_SEGMENTS * _SEGMENT_S * RATE)
-    return (rng.standard_normal(n) * 6_000 * np.sin(np.arange(n) / 3_000) ** 2).astype(np.int16)
+    pieces = [read_aloud[i * n : (i + 1) * n] for i in range(count)]
+    return [np.rint(piece * 32767).astype(np.int16) for piece in pieces]
 
 
 async def good_client(target: Target, pcm: np.ndarray) -> list[str]:
@@ -86,6 +90,17 @@ async def good_client(target: Target, pcm: np.ndarray) -> list[str]:
             if isinstance(message, Results) and message.is_final:
                 finals.append(message.channel.alternatives[0].transcript)
     return finals
+
+
+async def undisturbed(target: Target, pcm: np.ndarray) -> list[str]:
+    """What a client hears who is alone, however busy the machine is otherwise."""
+    while True:
+        try:
+            return await good_client(target, pcm)
+        except InvalidStatus as error:
+            if error.response.status_code != 503:
+                raise
+            await asyncio.sleep(1.0)
 
 
 @asynccontextmanager
@@ -129,23 +144,30 @@ async def leaks(target: Target, before: dict[str, float]) -> dict[str, tuple[flo
         await asyncio.sleep(0.5)
 
 
-async def soak(target: Target, *, seconds: float, clients: int, seed: int = 0) -> Report:
+async def soak(
+    target: Target, *, seconds: float, clients: int, connects: int = 0, seed: int = 0
+) -> Report:
     """Run good and bad clients for a while.
 
     Args:
         target: an idle server with room for all clients.
         seconds: no client begins after this.
         clients: good clients at a time; a quarter as many bad ones.
+        connects: times that somebody connects and leaves at once, spread over the time.
         seed: of the order in which bad clients come.
     """
     report = Report()
-    voices = [voice(i) for i in range(4)]
-    expected = [await good_client(target, pcm) for pcm in voices]
+    spoken = voices(4)
+    expected = [await undisturbed(target, pcm) for pcm in spoken]
     if not all("".join(texts) for texts in expected):
         raise SystemExit("the model hears nothing in the test's audio; there is nothing to compare")
     # The first fault of each kind imports and opens what stays.
-    for name, fault in FAULTS.items():
-        await _fault(name, fault, target, random.Random(seed), report)
+    await asyncio.gather(
+        *(
+            _fault(name, fault, target, random.Random(seed), report)
+            for name, fault in FAULTS.items()
+        )
+    )
     before = await settled(target)
     end = time.monotonic() + seconds
     memory: list[tuple[float, float]] = []
@@ -153,9 +175,9 @@ async def soak(target: Target, *, seconds: float, clients: int, seed: int = 0) -
     async def good(i: int) -> None:
         await asyncio.sleep(i / clients * _SEGMENT_S)  # phases are spread, as callers' are
         while time.monotonic() < end:
-            which = i % len(voices)
+            which = i % len(spoken)
             try:
-                got = await good_client(target, voices[which])
+                got = await good_client(target, spoken[which])
             except InvalidStatus as error:
                 if error.response.status_code != 503:
                     raise
@@ -170,8 +192,22 @@ async def soak(target: Target, *, seconds: float, clients: int, seed: int = 0) -
     async def bad(i: int) -> None:
         rng = random.Random(seed * 1_000 + i)
         while time.monotonic() < end:
-            name = rng.choice(list(FAULTS))
+            left_s = end - time.monotonic()
+            name = rng.choice([name for name in FAULTS if SLOW_S.get(name, 0.0) < left_s])
             await _fault(name, FAULTS[name], target, rng, report)
+
+    async def come_and_go() -> None:
+        began = time.monotonic()
+        rng = random.Random(seed)
+        while report.connects < connects:
+            # As many as are due by now, a few at a time.
+            due = connects * min(1.0, (time.monotonic() - began) / (0.8 * seconds))
+            if report.connects >= due:
+                await asyncio.sleep(0.05)
+                continue
+            n = min(8, connects - report.connects)
+            await asyncio.gather(*(come_and_leave(target, rng.random() < 0.5) for _ in range(n)))
+            report.connects += n
 
     async def watch() -> None:
         while True:
@@ -181,12 +217,24 @@ async def soak(target: Target, *, seconds: float, clients: int, seed: int = 0) -
 
     watching = asyncio.create_task(watch())
     await asyncio.gather(
-        *(good(i) for i in range(clients)), *(bad(i) for i in range(max(1, clients // 4)))
+        *(good(i) for i in range(clients)),
+        *(bad(i) for i in range(max(1, clients // 4))),
+        come_and_go(),
     )
     watching.cancel()
     report.leaks = await leaks(target, before)
     report.slope = slope(memory[len(memory) // 2 :])
     return report
+
+
+async def come_and_leave(target: Target, politely: bool) -> None:
+    """Connect, and go away at once."""
+    with suppress(InvalidStatus, OSError, TimeoutError):
+        ws = await websockets.connect(target.listen())
+        if politely:
+            await ws.close()
+        else:
+            ws.transport.abort()
 
 
 async def _fault(
@@ -219,13 +267,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Soak a server among good and bad clients.")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--clients", type=int, default=100, help="good ones at a time")
+    parser.add_argument("--connects", type=int, default=10_000, help="and disconnects")
     parser.add_argument("--model", default="tiny-en")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 
     async def run() -> Report:
         async with target(given.model, sessions=2 * given.clients + 20) as server:
-            return await soak(server, seconds=given.seconds, clients=given.clients, seed=given.seed)
+            return await soak(
+                server,
+                seconds=given.seconds,
+                clients=given.clients,
+                connects=given.connects,
+                seed=given.seed,
+            )
 
     report = asyncio.run(run())
     print(
@@ -234,6 +289,7 @@ def main() -> None:
                 "good clients": report.heard,
                 "of them wrong": report.wrong[:5],
                 "refused": report.refused,
+                "connects and disconnects": report.connects,
                 "bad clients": dict(report.faults),
                 "unexpected": report.unexpected[:5],
                 "leaks": report.leaks,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from voice_agent.bench.calls import calls
 from voice_agent.bench.engine import engine
 from voice_agent.bench.gate import gate
 from voice_agent.bench.lid import lid
@@ -53,6 +54,7 @@ def wer(
 
 
 app.command()(engine)
+app.command()(calls)
 app.command()(gate)
 app.command()(lid)
 app.command()(server)

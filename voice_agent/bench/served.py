@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 _LOADING_S = 300.0
 _STOPPING_S = 60.0
@@ -22,15 +23,38 @@ class ServerFailed(RuntimeError):
     """The server did not start, or did not stop as it should; the message says how."""
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A server that runs.
+
+    Attributes:
+        address: "127.0.0.1:PORT".
+        pid: of its process.
+    """
+
+    address: str
+    pid: int
+
+
 @contextlib.contextmanager
 def served(settings: Mapping[str, object]) -> Iterator[str]:
+    """As `started`, but only the address is of interest."""
+    with started(settings) as server:
+        yield server.address
+
+
+@contextlib.contextmanager
+def started(
+    settings: Mapping[str, object], *, cores: Collection[int] | None = None
+) -> Iterator[Started]:
     """Start a server on a free port and stop it with SIGTERM.
 
     Args:
         settings: dotted (`{"stt.model": "tiny-en"}`).
+        cores: numbers of those that it may run on; None for any.
 
     Yields:
-        Its address, "127.0.0.1:PORT", once it is ready.
+        The server, once it is ready.
 
     Raises:
         ServerFailed: it ended before it was ready, or with another exit code than 0.
@@ -48,8 +72,10 @@ def served(settings: Mapping[str, object]) -> Iterator[str]:
             env={**os.environ, **variables},
         )
     try:
+        if cores is not None:  # before it has any other thread
+            os.sched_setaffinity(process.pid, cores)
         _until_ready(process, address)
-        yield address
+        yield Started(address, process.pid)
         process.terminate()
         code = process.wait(_STOPPING_S)
         if code != 0:

@@ -29,8 +29,9 @@ def run(config: Path | None, overrides: Mapping[str, Any], *, fd: int | None, ve
     Returns:
         The exit code.
     """
-    logs.set_up(verbose)
     settings = load_settings(config, overrides)
+    log = settings.log
+    logs.set_up(verbose, level=log.level, as_json=log.format == "json")
     console = Console()
     with console.status("importing Pipecat"):
         from voice_agent.server import banner

@@ -32,6 +32,8 @@ class NemotronRecognizer:
         name: what the checkpoint was asked for by.
         languages: BCP-47 codes that it writes; empty where the checkpoint does not say.
         streaming: True: partials come while audio arrives.
+        execution: "eager": each step launches its operations one by one; "graph" where a captured
+            graph is replayed.
         device: where it computes, e.g. "cpu" or "cuda:0".
         right_contexts: look-aheads that the checkpoint was trained for, in encoder frames.
         right_context: the default look-ahead of a stream.
@@ -66,6 +68,7 @@ class NemotronRecognizer:
         self.name = checkpoint.name
         self.languages = languages
         self.device = device
+        self.execution: str = getattr(runner, "mode", "eager")
         self.right_contexts = config.encoder.right_contexts
         self.right_context = self._right(right_context, default=self.right_contexts[0])
         if checkpoint.tokenizer is None:

@@ -1,7 +1,7 @@
 """The server: WebRTC offers, the agent's websocket, a page, transcription, health.
 
     serve      address, model, signals, exit code: what `voice-agent serve` runs
-    watch      a recogniser that dies or sticks ends the process
+    watch      a recogniser that dies, hangs or sticks ends the process
     app        the FastAPI app and its routes
     webrtc     offers and ICE candidates
     page       Pipecat's prebuilt page, whose microphone is ours (microphone.js)
@@ -14,12 +14,14 @@
 Transcription without an agent, each protocol a small module over one session:
 
     listen, realtime      Deepgram's and OpenAI's streaming protocols, without a socket
+    socketless            what those two have in common
     listen_ws, realtime_ws, files    their routes, and OpenAI's for recordings
     transcription         the session behind them: bytes in, segments of text out
     cutter, decoding, vad what it is made of
     stream_call, serial   its websocket, its threads; replay: what a resumed one missed
     api                   what the routes share: admission, limits, counts
-    access, keys, metrics who may come in; what /metrics says
+    access, keys          who may come in
+    metrics, call_metrics, tracing   what /metrics says, of calls too; OpenTelemetry
 
 Nothing is imported here, so that `voice_agent.server.errors` costs nothing.
 """

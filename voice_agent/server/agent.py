@@ -3,7 +3,7 @@
     Agent()      refuses everybody: "the model is loading"
     load()       what calls need is built once, weights are read; then sessions are admitted
     make_call()  a pipeline for one client
-    close()      no sessions any more, weights freed
+    close()      no sessions any more, weights freed, the last traces sent
 
 Whoever serves the app calls `load` and `close`; the routes ask for calls and sessions alone.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,9 +21,11 @@ from voice_agent.config import DEFAULT_LANGUAGE, Settings
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.recognizers import load_recognizer
 from voice_agent.server.sessions import SessionTable
+from voice_agent.server.tracing import set_up
 from voice_agent.server.watch import WatchedRecognizer, watched
 
 if TYPE_CHECKING:
+    from pipecat.observers.base_observer import BaseObserver
     from pipecat.transports.base_transport import BaseTransport
     from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 
@@ -48,6 +50,7 @@ class Agent:
         recognizer: None until `load` is done.
         watched: the recogniser, or its parts, for `voice_agent.server.watch`.
         connect_timeout_s: seconds that a client has to connect after its offer.
+        observers: makes the Pipecat observers of a call.
     """
 
     def __init__(
@@ -71,15 +74,18 @@ class Agent:
         self.recognizer: Recognizer | None = None
         self.watched: tuple[WatchedRecognizer, ...] = ()
         self.connect_timeout_s = connect_timeout_s
+        self.observers: Callable[[], Sequence[BaseObserver]] = tuple
         self._load = load
+        self._end_traces: Callable[[], None] = lambda: None
 
     async def load(self) -> Recognizer:
         """Load the recogniser, and what a first call would load, then admit sessions.
 
         Raises:
-            ConfigError: an LLM or TTS that no call could use.
+            ConfigError: an LLM or TTS that no call could use, or traces that cannot be made.
             EngineError: a model that cannot be used.
         """
+        self._end_traces = await _on_daemon_thread(partial(set_up, self.settings.tracing))
         await _on_daemon_thread(partial(_rehearse, self.settings))
         loaded = await _on_daemon_thread(partial(self._load, self.settings))
         self.recognizer, self.watched = watched(loaded)
@@ -87,12 +93,17 @@ class Agent:
         return self.recognizer
 
     async def make_call(
-        self, transport: BaseTransport, *, connection: SmallWebRTCConnection | None = None
+        self,
+        transport: BaseTransport,
+        *,
+        session_id: str | None = None,
+        connection: SmallWebRTCConnection | None = None,
     ) -> AgentCall:
         """Build the pipeline of one conversation.
 
         Args:
             transport: where the client is.
+            session_id: for traces.
             connection: its WebRTC connection, if it has one.
 
         Returns:
@@ -102,7 +113,13 @@ class Agent:
         from voice_agent.server.calls import AgentCall
 
         assert self.recognizer is not None, "admitted before the model was loaded"
-        worker = await build_worker(transport, self.settings, self.recognizer)
+        worker = await build_worker(
+            transport,
+            self.settings,
+            self.recognizer,
+            observers=self.observers(),
+            conversation_id=session_id,
+        )
         return AgentCall(
             transport, worker, connect_timeout_s=self.connect_timeout_s, connection=connection
         )
@@ -113,6 +130,7 @@ class Agent:
         recognizer, self.recognizer = self.recognizer, None
         if recognizer is not None:
             await asyncio.to_thread(recognizer.close)
+        await asyncio.to_thread(self._end_traces)
 
 
 def _rehearse(settings: Settings) -> None:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -28,7 +29,10 @@ from voice_agent.server.limits import StreamLimits
 from voice_agent.server.listen_query import QueryError
 from voice_agent.server.metrics import Metrics
 from voice_agent.server.sessions import Refused
-from voice_agent.server.stream_call import ProtocolSession, StreamCall
+from voice_agent.server.socketless import ProtocolSession
+from voice_agent.server.stream_call import StreamCall
+from voice_agent.server.tracing import session_trace
+from voice_agent.server.transcription import Output
 from voice_agent.server.vad import Vad
 from voice_agent.transcribe.segments import Score
 
@@ -60,6 +64,21 @@ class Turned(Exception):
         return headers
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a protocol is given to open a session with.
+
+    Attributes:
+        session_id: for its client.
+        deliver: runs the recogniser's callbacks.
+        on_output: is told the session's outputs.
+    """
+
+    session_id: str
+    deliver: Deliver
+    on_output: Callable[[Output], None]
+
+
 class Api:
     """See the module docstring. Event loop only, but for `metrics`.
 
@@ -70,6 +89,7 @@ class Api:
         limits: of one websocket client.
         new_vad: makes a stream's VAD.
         files: threads for recordings, one each, as they block.
+        traced: whether sessions have traces.
     """
 
     def __init__(
@@ -95,6 +115,7 @@ class Api:
         self.metrics = metrics or Metrics()
         self.limits = limits or StreamLimits()
         self.new_vad = new_vad
+        self.traced = agent.settings.tracing.url is not None
         # VAD and decoding let go of the GIL, so as many threads as cores are of use.
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="sessions")
         self.files = ThreadPoolExecutor(agent.sessions.limit, thread_name_prefix="files")
@@ -149,8 +170,11 @@ class Api:
         return Turned(status, reason, message, retry_after_s)
 
     @contextmanager
-    def lease(self, kind: str, client: Client) -> Iterator[None]:
+    def lease(self, kind: str, client: Client) -> Iterator[str]:
         """Hold one of the server's sessions and one of the client's while the block runs.
+
+        Yields:
+            The session's id, which log lines carry meanwhile.
 
         Raises:
             Turned: there is none.
@@ -158,14 +182,16 @@ class Api:
         with ExitStack() as held:
             with self.turning():
                 held.enter_context(self.access.session(client))
-                held.callback(self.agent.sessions.admit(kind).release)
-            yield
+                session = self.agent.sessions.admit(kind)
+                held.callback(session.release)
+            held.enter_context(session.logged())
+            yield session.id
 
-    def open(
+    async def open(
         self,
         kind: str,
         client: Client,
-        make: Callable[[Deliver], ProtocolSession],
+        make: Callable[[Opening], ProtocolSession],
         *,
         resumable: bool = False,
     ) -> StreamCall:
@@ -174,7 +200,7 @@ class Api:
         Args:
             kind: protocol, for logs and metrics.
             client: who asks.
-            make: opens the protocol's side.
+            make: opens the protocol's side; called on a thread.
             resumable: whether it outlives its connection.
 
         Raises:
@@ -186,20 +212,31 @@ class Api:
             counted.inc(seconds)
             self.access.heard(client, seconds)
 
-        with ExitStack() as held:
-            with self.turning():
-                held.enter_context(self.access.session(client))
-                session = self.agent.sessions.admit(kind)
-                held.callback(session.release)
+        with ExitStack() as held, self.turning():
+            held.enter_context(self.access.session(client))
+            session = self.agent.sessions.admit(kind)
+            held.callback(session.release)
+            traced = session_trace(self.traced, kind, session.id, client.name)
+
+            def on_output(output: Output) -> None:
+                self.metrics.see(output)
+                if traced is not None:
+                    traced.see(output)
+
+            with session.logged():
                 call = StreamCall(
-                    make,
+                    session_id=session.id,
                     pool=self._pool,
                     limits=self.limits,
                     resumable=resumable,
                     on_audio=on_audio,
+                    on_drop=lambda reason: self.metrics.drops.labels(reason).inc(),
                 )
-            task = self.agent.sessions.start(session, call)
+                if traced is not None:
+                    held.callback(lambda: traced.end(call.heard_s))
+                await call.open(lambda deliver: make(Opening(session.id, deliver, on_output)))
             lease = held.pop_all()
+            task = self.agent.sessions.start(session, call)
             task.add_done_callback(lambda _: lease.close())
         return call
 

@@ -32,7 +32,7 @@ from voice_agent.server.calls import AgentSerializer
 from voice_agent.server.door import Door
 from voice_agent.server.keys import KeyFile
 from voice_agent.server.page import add_pages
-from voice_agent.server.sessions import Refused
+from voice_agent.server.sessions import SESSION_HEADER, Refused, Session, session_header
 from voice_agent.server.transcription_routes import add_routes
 
 TRY_AGAIN_LATER = 1013
@@ -52,6 +52,7 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
         KeysError: `server.keys` cannot be used.
     """
     transcription = api or Api(agent, access=_access(agent.settings.server))
+    agent.observers = transcription.metrics.call_observers
     door = Door(transcription)
     offers = webrtc.Offers(agent, door)
 
@@ -68,6 +69,7 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
             allow_origins=origins,
             allow_methods=["GET", "POST", "PATCH"],
             allow_headers=["Authorization", "Content-Type"],
+            expose_headers=[SESSION_HEADER],
         )
     app.include_router(webrtc.routes(agent, door, offers))
     add_routes(app, transcription)
@@ -126,15 +128,21 @@ async def _talk(agent: Agent, door: Door, ws: WebSocket) -> None:
         await ws.accept()  # a close code can only be sent over an open websocket
         await _close(ws, TRY_AGAIN_LATER, str(turned))
         return
+    with session.logged():
+        await _converse(agent, session, ws)
+
+
+async def _converse(agent: Agent, session: Session, ws: WebSocket) -> None:
+    """An admitted client of /ws."""
     try:
-        await ws.accept(subprotocol=answer_to(ws.headers))
+        await ws.accept(subprotocol=answer_to(ws.headers), headers=[session_header(session.id)])
         transport = FastAPIWebsocketTransport(
             ws,
             FastAPIWebsocketParams(
                 audio_in_enabled=True, audio_out_enabled=True, serializer=AgentSerializer(ws)
             ),
         )
-        call = await agent.make_call(transport)
+        call = await agent.make_call(transport, session_id=session.id)
     except EngineFull as error:
         session.release()
         await _close(ws, TRY_AGAIN_LATER, str(error))

@@ -37,6 +37,7 @@ from voice_agent.server.file_answers import (
     render,
     segment_event,
 )
+from voice_agent.server.sessions import SESSION_HEADER
 from voice_agent.transcribe.audio import STDIN, open_audio
 from voice_agent.transcribe.errors import AudioFileError
 from voice_agent.transcribe.transcriber import Segment, Transcript, transcribe
@@ -143,7 +144,7 @@ def routes(api: Api) -> APIRouter:
         with ExitStack() as held:
             try:
                 client = await api.admit(request)
-                held.enter_context(api.lease(KIND, client))
+                session_id = held.enter_context(api.lease(KIND, client))
                 form = await _form(request)
                 held.callback(_close_files, form)
                 asked = _read(form, api.recognizer.name)
@@ -151,12 +152,18 @@ def routes(api: Api) -> APIRouter:
                 held.callback(_count, api, client, work)
                 if asked.stream:
                     await _begin(api, work)
-                    return _Events(work, held.pop_all())
-                return await _whole(api, request, work, asked)
+                    return _known(_Events(work, held.pop_all()), session_id)
+                return _known(await _whole(api, request, work, asked), session_id)
             except Turned as turned:
                 return answer(turned)
 
     return router
+
+
+def _known(response: Response, session_id: str) -> Response:
+    """Tell the client what logs call its session."""
+    response.headers[SESSION_HEADER] = session_id
+    return response
 
 
 def answer(turned: Turned) -> JSONResponse:

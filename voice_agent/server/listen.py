@@ -1,9 +1,5 @@
 """Deepgram's streaming protocol over a `Transcription`, without a socket.
 
-    receive(bytes | str)     a client's message
-    take()                   texts to send, in order
-    ended                    with which code to close, once everything taken is sent
-
     attached(seq), detached()    a resumable session's connection comes and goes
 
 Segments are cut by the VAD; a client that has sent `Finalize` without having named `endpointing`
@@ -16,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import assert_never
 
 from voice_agent.audio import AudioFormatError
@@ -24,6 +19,13 @@ from voice_agent.engine.errors import EngineError
 from voice_agent.server.listen_query import ListenQuery
 from voice_agent.server.listen_results import Writer, seconds
 from voice_agent.server.replay import Overrun, Replay
+from voice_agent.server.socketless import (
+    BAD_DATA,
+    CLOSED,
+    SERVER_FAILED,
+    Ended,
+    ProtocolSession,
+)
 from voice_agent.server.transcription import (
     Failure,
     Interim,
@@ -57,23 +59,6 @@ CLIENT_CUTS_S = 2.0
 ACK_EVERY = 10
 """Accepted messages between two acknowledgements, at most."""
 
-CLOSED = 1000
-BAD_DATA = 1008  # Deepgram's code for audio or messages that it cannot read
-SERVER_FAILED = 1011
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How the connection is to be closed.
-
-    Attributes:
-        code: of the websocket's close.
-        reason: for its reason field and the log.
-    """
-
-    code: int
-    reason: str
-
 
 def cutting_of(query: ListenQuery) -> Cutting | None:
     """Where the VAD cuts, or None for nowhere."""
@@ -82,13 +67,11 @@ def cutting_of(query: ListenQuery) -> Cutting | None:
     return Cutting(stop_s=query.endpointing_ms / 1000)
 
 
-class ListenSession:
+class ListenSession(ProtocolSession):
     """See the module docstring.
 
     Attributes:
         request_id: for logs and the client.
-        ended: set once the session is over.
-        on_output: told each output, for metrics.
     """
 
     def __init__(
@@ -97,6 +80,7 @@ class ListenSession:
         transcription: Transcription,
         *,
         model: str,
+        session_id: str | None = None,
         token: str | None = None,
         grace_s: float = 0.0,
         on_output: Callable[[Output], None] = lambda _: None,
@@ -107,40 +91,23 @@ class ListenSession:
             query: what the client asked for.
             transcription: made for that, open.
             model: name of the recogniser.
+            session_id: what logs call it, which the client sees as `request_id`; None for a new
+                one.
             token: secret for coming back; None for a session that is not resumable.
             grace_s: seconds that the token holds after a lost connection.
-            on_output: told each output, for metrics.
+            on_output: told each output, for metrics and traces.
         """
-        self._writer = Writer(query, model, transcription.channels)
+        super().__init__(transcription, on_output)
+        self._writer = Writer(query, model, transcription.channels, session_id)
         self.request_id = self._writer.request_id
-        self.ended: Ended | None = None
-        self.on_output = on_output
         self._query = query
-        self._core = transcription
         self._token = token
         self._grace_s = grace_s
         self._replay = Replay() if token is not None else None
         self._connected = token is None
         self._accepted = self._acknowledged = 0
-        self._closing = False
         self._last_word: dict[int, float] = {}  # channel -> end of a word not yet reported
-        self._texts: list[str] = []
         self._sha256 = hashlib.sha256()
-
-    @property
-    def heard_s(self) -> float:
-        """Seconds of audio so far."""
-        return self._core.heard_s
-
-    @property
-    def owed(self) -> int:
-        """Segments whose text is still to come."""
-        return self._core.owed
-
-    @property
-    def paid(self) -> int:
-        """Segments whose text has come."""
-        return self._core.paid
 
     @property
     def settled(self) -> bool:
@@ -242,23 +209,6 @@ class ListenSession:
             self._acknowledged = self._accepted
             self._send(Ack(received=self._accepted))
 
-    def finish(self) -> None:
-        """No more audio: flush; `Metadata` and the end follow."""
-        if not self._closing and self.ended is None:
-            self._closing = True
-            self._core.finish("close")
-
-    def fail(self, code: int, variant: str, description: str) -> None:
-        """End the session for a reason that is not in its messages, such as a limit.
-
-        Args:
-            code: of the websocket's close.
-            variant: of `Error`.
-            description: one sentence.
-        """
-        if self.ended is None:
-            self._fail(code, variant, description)
-
     def _fail(self, code: int, variant: str, description: str, shown: str | None = None) -> None:
         self._send(
             Error(variant=variant, description=description, message=shown)  # type: ignore[arg-type]
@@ -267,37 +217,31 @@ class ListenSession:
 
     # Out
 
-    def _drain(self) -> None:
-        """Turn what the core has into messages."""
-        for output in self._core.take():
-            if self.ended is not None:
-                return
-            self.on_output(output)
-            match output:
-                case SpeechStarted(channel=channel, at_s=at_s):
-                    self._last_word.pop(channel, None)
-                    if self._query.vad_events:
-                        self._send(
-                            SpeechStartedMessage(
-                                channel=self._writer.index(channel), timestamp=seconds(at_s)
-                            )
+    def _tell(self, output: Output) -> None:
+        match output:
+            case SpeechStarted(channel=channel, at_s=at_s):
+                self._last_word.pop(channel, None)
+                if self._query.vad_events:
+                    self._send(
+                        SpeechStartedMessage(
+                            channel=self._writer.index(channel), timestamp=seconds(at_s)
                         )
-                case SpeechStopped():
-                    pass
-                case Interim():
-                    if self._query.interim_results and output.text:
-                        self._send(self._writer.results(output))
-                case Segment():
-                    self._segment(output)
-                case Failure(error=error):
-                    self._fail(SERVER_FAILED, "ServerError", str(error))
-                case _:
-                    assert_never(output)
-        if self.ended is None:
-            self._report_silence()
-            if self._closing and not self._core.owed:
-                self._send(self._writer.summary(self._core.heard_s, self._sha256.hexdigest()))
-                self.ended = Ended(CLOSED, "")
+                    )
+            case SpeechStopped():
+                pass
+            case Interim():
+                if self._query.interim_results and output.text:
+                    self._send(self._writer.results(output))
+            case Segment():
+                self._segment(output)
+            case Failure(error=error):
+                self._fail(SERVER_FAILED, "ServerError", str(error))
+            case _:
+                assert_never(output)
+
+    def _complete(self) -> None:
+        self._send(self._writer.summary(self._core.heard_s, self._sha256.hexdigest()))
+        self.ended = Ended(CLOSED, "")
 
     def _segment(self, segment: Segment) -> None:
         # The close's own segment without words would tell the client nothing.
@@ -306,7 +250,8 @@ class ListenSession:
         if segment.words:
             self._last_word[segment.channel] = segment.words[-1].end_s
 
-    def _report_silence(self) -> None:
+    def _drained(self) -> None:
+        """Report the silences that have become long enough."""
         if self._query.utterance_end_ms is None:
             return
         for channel, end_s in list(self._last_word.items()):
@@ -325,13 +270,3 @@ class ListenSession:
             return
         if self._connected:
             self._texts.append(text)
-
-    def take(self) -> list[str]:
-        """Return the texts to send, and forget them."""
-        self._drain()
-        texts, self._texts = self._texts, []
-        return texts
-
-    def close(self) -> None:
-        """Give the recogniser's slots back. Idempotent."""
-        self._core.close()

@@ -27,15 +27,18 @@ class Writer:
         request_id: for logs and the client.
     """
 
-    def __init__(self, query: ListenQuery, model: str, channels: int) -> None:
+    def __init__(
+        self, query: ListenQuery, model: str, channels: int, request_id: str | None = None
+    ) -> None:
         """Begin a session.
 
         Args:
             query: what the client asked for.
             model: name of the recogniser.
             channels: how many are transcribed.
+            request_id: of the session; None for a new one.
         """
-        self.request_id = str(uuid.uuid4())
+        self.request_id = request_id or str(uuid.uuid4())
         self._query = query
         self._channels = channels
         self._created = datetime.datetime.now(datetime.UTC)

@@ -16,9 +16,9 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
-from voice_agent.engine.recognizer import Deliver, StreamOptions
+from voice_agent.engine.recognizer import StreamOptions
 from voice_agent.server.access import Client, answer_to
-from voice_agent.server.api import Api, Turned, deny
+from voice_agent.server.api import Api, Opening, Turned, deny
 from voice_agent.server.decoding import make_decoder
 from voice_agent.server.listen import ListenSession, cutting_of
 from voice_agent.server.listen_query import ListenQuery, QueryError, parse_query
@@ -57,10 +57,10 @@ def routes(api: Api) -> APIRouter:
     router = APIRouter(tags=["transcription"])
     resumable: dict[str, tuple[str, StreamCall]] = {}  # token -> (client, call)
 
-    def begin(client: Client, query: ListenQuery) -> tuple[StreamCall, str]:
+    async def begin(client: Client, query: ListenQuery) -> StreamCall:
         token = secrets.token_urlsafe(32) if query.resumable else None
 
-        def make(deliver: Deliver) -> ListenSession:
+        def make(opening: Opening) -> ListenSession:
             recognizer = api.recognizer
             transcription = Transcription(
                 recognizer,
@@ -70,7 +70,7 @@ def routes(api: Api) -> APIRouter:
                     query.channels,
                     multichannel=query.multichannel,
                 ),
-                deliver=deliver,
+                deliver=opening.deliver,
                 cutting=cutting_of(query),
                 new_vad=api.new_vad,
                 options=options_of(query),
@@ -85,18 +85,17 @@ def routes(api: Api) -> APIRouter:
                 query,
                 transcription,
                 model=recognizer.name,
+                session_id=opening.session_id,
                 token=token,
                 grace_s=api.limits.grace_s,
-                on_output=api.metrics.see,
+                on_output=opening.on_output,
             )
 
-        call = api.open(KIND, client, make, resumable=query.resumable)
+        call = await api.open(KIND, client, make, resumable=query.resumable)
         if token is not None:
             resumable[token] = (client.name, call)
             call.when_over(lambda: resumable.pop(token, None))
-        session = call.session
-        assert isinstance(session, ListenSession)
-        return call, session.request_id
+        return call
 
     def come_back(client: Client, token: str, received: str) -> tuple[StreamCall, int]:
         name, call = resumable.get(token, ("", None))
@@ -116,13 +115,12 @@ def routes(api: Api) -> APIRouter:
                 client = await api.admit(ws)
                 with api.turning():
                     query = parse_query(ws.query_params.multi_items(), model=api.recognizer.name)
-                call, request_id = begin(client, query)
+                call = await begin(client, query)
                 seq = 0
             else:
                 with api.turning():
                     client = await api.access.check(ws)
                     call, seq = come_back(client, token, ws.query_params.get("received", "0"))
-                request_id = str(uuid.uuid4())
         except Turned as turned:
             await deny(ws, _answer(turned))
             return
@@ -130,7 +128,7 @@ def routes(api: Api) -> APIRouter:
             ws,
             received=seq,
             subprotocol=answer_to(ws.headers),
-            headers=[(b"dg-request-id", request_id.encode())],
+            headers=[(b"dg-request-id", call.id.encode())],
         )
 
     return router

@@ -22,7 +22,6 @@ from typing import Any, assert_never
 
 from voice_agent.audio import AudioFormatError
 from voice_agent.engine.errors import EngineError
-from voice_agent.server.listen import CLOSED, SERVER_FAILED, Ended
 from voice_agent.server.realtime_wire import (
     Append,
     AudioInput,
@@ -36,6 +35,7 @@ from voice_agent.server.realtime_wire import (
     SessionUpdate,
     parse_client,
 )
+from voice_agent.server.socketless import CLOSED, SERVER_FAILED, Ended, ProtocolSession
 from voice_agent.server.transcription import (
     Failure,
     Interim,
@@ -87,15 +87,8 @@ class _Item:
     sent: str = ""  # deltas so far
 
 
-class RealtimeSession:
-    """See the module docstring. Implements `voice_agent.server.stream_call.ProtocolSession`.
-
-    Attributes:
-        ended: set once the session is over.
-        settled: always: nothing is confirmed in this protocol.
-    """
-
-    settled = True
+class RealtimeSession(ProtocolSession):
+    """See the module docstring."""
 
     def __init__(
         self,
@@ -103,6 +96,7 @@ class RealtimeSession:
         check_model: CheckModel,
         *,
         model: str,
+        session_id: str | None = None,
         on_output: Callable[[Output], None] = lambda _: None,
     ) -> None:
         """Begin a session.
@@ -111,21 +105,19 @@ class RealtimeSession:
             make_core: opens the core for a configuration; what it raises, this does.
             check_model: raises ValueError for a model's name that is not served.
             model: name of the recogniser.
-            on_output: told each output, for metrics.
+            session_id: what logs call it, which the client sees in `session.id`; None for a new
+                one.
+            on_output: told each output, for metrics and traces.
         """
-        self.ended: Ended | None = None
         self._config = SessionConfig()
+        super().__init__(make_core(self._config.audio.input), on_output)
         self._make_core = make_core
         self._check_model = check_model
         self._model = model
-        self._on_output = on_output
-        self._core = make_core(self._config.audio.input)
         self._before_s, self._paid_before = 0.0, 0  # of cores before this one
         self._items: deque[_Item] = deque()
         self._previous: str | None = None  # item committed last
-        self._closing = False
-        self._texts: list[str] = []
-        self._id = f"sess_{uuid.uuid4().hex[:20]}"
+        self._id = f"sess_{session_id or uuid.uuid4()}"
         self._send("session.created", session=self._session())
 
     @property
@@ -134,20 +126,9 @@ class RealtimeSession:
         return self._before_s + self._core.heard_s
 
     @property
-    def owed(self) -> int:
-        """Segments whose text is still to come."""
-        return self._core.owed
-
-    @property
     def paid(self) -> int:
         """Segments whose text has come."""
         return self._paid_before + self._core.paid
-
-    def attached(self, received: int) -> None:
-        """A connection is there; nothing to repeat."""
-
-    def detached(self) -> None:
-        """The connection is gone, and the session with it."""
 
     # In
 
@@ -167,7 +148,7 @@ class RealtimeSession:
         except AudioFormatError as error:
             self._refuse(RealtimeError(str(error), code="invalid_audio", param="audio"))
         except EngineError as error:
-            self._fail(str(error))
+            self._engine_failed(str(error))
         self._drain()
 
     def _command(self, message: ClientMessage) -> None:
@@ -229,53 +210,42 @@ class RealtimeSession:
                 str(refused), code="invalid_value", param="session", event_id=event_id
             ) from refused
 
-    def finish(self) -> None:
-        """The server stops: flush, then the end."""
-        if not self._closing and self.ended is None:
-            self._closing = True
-            self._core.finish("close")
+    def _fail(self, code: int, variant: str, description: str) -> None:
+        kind = "server_error" if code == SERVER_FAILED else "invalid_request_error"
+        self._error(description, kind=kind, code=variant)
+        self.ended = Ended(code, description)
 
-    def fail(self, code: int, variant: str, description: str) -> None:
-        """End the session for a reason that is not in its messages, such as a limit."""
-        if self.ended is None:
-            kind = "server_error" if code == SERVER_FAILED else "invalid_request_error"
-            self._error(description, kind=kind, code=variant)
-            self.ended = Ended(code, description)
-
-    def _fail(self, problem: str) -> None:
+    def _engine_failed(self, problem: str) -> None:
         for item in self._items:
             error = {"type": "server_error", "message": problem}
             self._about(item, "failed", error=error)
-        self.fail(SERVER_FAILED, "engine_failed", problem)
+        self._fail(SERVER_FAILED, "engine_failed", problem)
 
     def _refuse(self, error: RealtimeError) -> None:
         self._error(str(error), code=error.code, param=error.param, event_id=error.event_id)
 
     # Out
 
-    def _drain(self) -> None:
-        for output in self._core.take():
-            if self.ended is not None:
-                return
-            self._on_output(output)
-            match output:
-                case SpeechStarted():
-                    self._items.append(_Item())
-                    self._speech("started", audio_start_ms=self._ms(output.begin_s))
-                case SpeechStopped():
-                    self._speech("stopped", audio_end_ms=self._ms(output.at_s))
-                    self._commit(self._items[-1])
-                case Interim():
-                    stable, _, _ = output.text.rpartition(" ")
-                    self._delta(self._items[0], stable)
-                case Segment():
-                    self._segment(output)
-                case Failure(error=error):
-                    self._fail(str(error))
-                case _:
-                    assert_never(output)
-        if self._closing and not self._core.owed and self.ended is None:
-            self.ended = Ended(CLOSED, "the server is stopping")
+    def _tell(self, output: Output) -> None:
+        match output:
+            case SpeechStarted():
+                self._items.append(_Item())
+                self._speech("started", audio_start_ms=self._ms(output.begin_s))
+            case SpeechStopped():
+                self._speech("stopped", audio_end_ms=self._ms(output.at_s))
+                self._commit(self._items[-1])
+            case Interim():
+                stable, _, _ = output.text.rpartition(" ")
+                self._delta(self._items[0], stable)
+            case Segment():
+                self._segment(output)
+            case Failure(error=error):
+                self._engine_failed(str(error))
+            case _:
+                assert_never(output)
+
+    def _complete(self) -> None:
+        self.ended = Ended(CLOSED, "the server is stopping")
 
     def _speech(self, what: str, **when: int) -> None:
         if self._config.audio.input.turn_detection is not None:
@@ -343,16 +313,6 @@ class RealtimeSession:
     def _send(self, kind: str, **fields: object) -> None:
         event_id = f"event_{uuid.uuid4().hex[:20]}"
         self._texts.append(json.dumps({"type": kind, "event_id": event_id, **fields}))
-
-    def take(self) -> list[str]:
-        """Return the texts to send, and forget them."""
-        self._drain()
-        texts, self._texts = self._texts, []
-        return texts
-
-    def close(self) -> None:
-        """Give the recogniser's slot back. Idempotent."""
-        self._core.close()
 
 
 def _heard_by(audio: AudioInput) -> tuple[object, ...]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
-from voice_agent.engine.recognizer import Deliver, StreamOptions
+from voice_agent.engine.recognizer import StreamOptions
 from voice_agent.server.access import answer_to
-from voice_agent.server.api import Api, Turned, deny
+from voice_agent.server.api import Api, Opening, Turned, deny
 from voice_agent.server.decoding import make_decoder
 from voice_agent.server.files import answer, check_model
 from voice_agent.server.realtime import RealtimeSession, cutting_of, encoding_of
@@ -24,14 +24,14 @@ def routes(api: Api) -> APIRouter:
     """The route of the module docstring."""
     router = APIRouter(tags=["transcription"])
 
-    def make(deliver: Deliver) -> RealtimeSession:
+    def make(opening: Opening) -> RealtimeSession:
         recognizer = api.recognizer
 
         def make_core(audio: AudioInput) -> Transcription:
             core = Transcription(
                 recognizer,
                 make_decoder(*encoding_of(audio)),
-                deliver=deliver,
+                deliver=opening.deliver,
                 cutting=cutting_of(audio),
                 new_vad=api.new_vad,
                 options=_options(audio),
@@ -43,7 +43,8 @@ def routes(api: Api) -> APIRouter:
             make_core,
             lambda name: check_model(name, recognizer.name),
             model=recognizer.name,
-            on_output=api.metrics.see,
+            session_id=opening.session_id,
+            on_output=opening.on_output,
         )
 
     @router.websocket("/v1/realtime")
@@ -51,7 +52,7 @@ def routes(api: Api) -> APIRouter:
         try:
             client = await api.admit(ws)
             _check_query(ws, api.recognizer.name)
-            call = api.open(KIND, client, make)
+            call = await api.open(KIND, client, make)
         except Turned as turned:
             await deny(ws, answer(turned))
             return

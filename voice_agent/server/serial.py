@@ -1,11 +1,13 @@
 """Calls of one session, one at a time and in order, on a pool's threads.
 
 The pool is shared by all sessions; a session takes at most one of its threads, and gives it back
-after a few calls, so that a busy one does not starve the others.
+after a few calls, so that a busy one does not starve the others. Calls see the context variables
+of whoever made the queue: log lines carry the session.
 """
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +36,7 @@ class Serial:
         self._pool = pool
         self._after = after
         self._crashed = crashed
+        self._context = contextvars.copy_context()
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._running = False
@@ -49,7 +52,8 @@ class Serial:
 
     def _submit(self) -> None:
         try:
-            self._pool.submit(self._run)
+            # A copy: the call before may not have left its own yet.
+            self._pool.submit(self._context.copy().run, self._run)
         except RuntimeError:  # the pool is shut down: its sessions are closed
             with self._lock:
                 self._calls.clear()

@@ -127,9 +127,30 @@ def serve(
     Raises:
         EngineError: a model that cannot be used.
         Gone: the recogniser has died.
-        ConfigError: a certificate that cannot be used.
+        ConfigError: a certificate, or an event loop, that cannot be used.
     """
-    return asyncio.run(_serve(Agent(settings, load=load), sock, on_ready, drain_s))
+    with asyncio.Runner(loop_factory=_loop_factory(settings.server.event_loop)) as runner:
+        return runner.run(_serve(Agent(settings, load=load), sock, on_ready, drain_s))
+
+
+def _loop_factory(wanted: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop; None for asyncio's own.
+
+    Raises:
+        ConfigError: uvloop is asked for and not installed.
+    """
+    if wanted == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        if wanted == "auto":
+            return None
+        raise ConfigError(
+            "server.event_loop: uvloop is not installed: pip install 'voice-agent[scale]', or "
+            "leave it at auto"
+        ) from None
+    return uvloop.new_event_loop
 
 
 async def _serve(

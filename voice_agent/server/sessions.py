@@ -14,13 +14,16 @@ import contextlib
 import math
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
 from loguru import logger
 
 RETRY_AFTER_S = 5.0
 """Seconds after which a refused client may ask again."""
+
+SESSION_HEADER = "X-Session-Id"
+"""Of every answer that begins a session: its id, as logs and traces have it."""
 
 _CANCEL_LIMIT_S = 5.0
 """Seconds that a session which is cut off may spend on tidying up."""
@@ -54,17 +57,21 @@ class Session:
     """One admitted client, who holds a slot until `release`.
 
     Attributes:
-        id: short identifier for logs.
+        id: for logs and traces; its client is told it, too.
         kind: "webrtc" or "websocket".
     """
 
     def __init__(self, table: SessionTable, kind: str) -> None:
-        self.id = uuid.uuid4().hex[:8]
+        self.id = str(uuid.uuid4())
         self.kind = kind
         self.call: Call | None = None
         self.task: asyncio.Task[None] | None = None
         self._table = table
         self._over = ExitStack()
+
+    def logged(self) -> AbstractContextManager[object]:
+        """While the block runs, and in tasks that it starts, log lines carry the session's id."""
+        return logger.contextualize(session=self.id)
 
     def when_over(self, callback: Callable[[], object]) -> None:
         """Have something else given back when the slot is; the last one first."""
@@ -74,6 +81,11 @@ class Session:
         """Give the slot back. Idempotent; `SessionTable.start` does it for calls that ran."""
         self._table._forget(self)
         self._over.close()
+
+
+def session_header(session_id: str) -> tuple[bytes, bytes]:
+    """The header by which a client learns what logs and traces call its session."""
+    return SESSION_HEADER.lower().encode(), session_id.encode()
 
 
 class SessionTable:
@@ -146,19 +158,22 @@ class SessionTable:
             The call's task. It never raises but `CancelledError`: a failed call is logged.
         """
         session.call = call
-        session.task = asyncio.create_task(self._run(session, call), name=f"session-{session.id}")
+        with session.logged():
+            session.task = asyncio.create_task(
+                self._run(session, call), name=f"session-{session.id}"
+            )
         # Not in `_run`: a task that is cancelled before its first step runs no `finally`.
         session.task.add_done_callback(lambda _: session.release())
         return session.task
 
     async def _run(self, session: Session, call: Call) -> None:
-        logger.info(f"session {session.id} ({session.kind}) begins, {len(self)}/{self.limit} taken")
+        logger.info(f"session ({session.kind}) begins, {len(self)}/{self.limit} taken")
         try:
             await call.run()
         except Exception:
-            logger.exception(f"session {session.id} ({session.kind}) failed")
+            logger.exception(f"session ({session.kind}) failed")
         finally:
-            logger.info(f"session {session.id} ({session.kind}) is over")
+            logger.info(f"session ({session.kind}) is over")
 
     def _forget(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
@@ -196,4 +211,5 @@ class SessionTable:
         try:
             await session.call.end()
         except Exception:
-            logger.exception(f"session {session.id} could not be ended gently")
+            with session.logged():
+                logger.exception("session could not be ended gently")

@@ -18,15 +18,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from loguru import logger
 from starlette.websockets import WebSocket, WebSocketState
 
 from voice_agent.engine.recognizer import Deliver
 from voice_agent.server.limits import Pace, StreamLimits
-from voice_agent.server.listen import CLOSED, SERVER_FAILED, Ended
 from voice_agent.server.serial import Serial
+from voice_agent.server.sessions import session_header
+from voice_agent.server.socketless import CLOSED, SERVER_FAILED, Ended, ProtocolSession
 
 IDLE = 1011  # Deepgram's code for a client that sends nothing (NET-0001)
 POLICY = 1008
@@ -37,46 +37,6 @@ _MAX_REASON_BYTES = 123  # RFC 6455, 5.5
 _CLOSE_HANDSHAKE_S = 5.0
 _UNREAD_S = 5.0  # as nothing is read meanwhile, pongs are not, and pings time out
 _OWED_AT_MOST = 3  # segments that wait for their text before the client has to wait
-
-
-class ProtocolSession(Protocol):
-    """A protocol without a socket; `voice_agent.server.listen` is one.
-
-    Attributes:
-        ended: set once the session is over.
-        heard_s: seconds of audio so far.
-        owed: segments whose text is still to come.
-        paid: segments whose text has come.
-        settled: nothing is left that the client has to confirm before a close.
-    """
-
-    ended: Ended | None
-
-    @property
-    def heard_s(self) -> float: ...  # noqa: D102
-
-    @property
-    def owed(self) -> int: ...  # noqa: D102
-
-    @property
-    def paid(self) -> int: ...  # noqa: D102
-
-    @property
-    def settled(self) -> bool: ...  # noqa: D102
-
-    def receive(self, data: bytes | str) -> None: ...  # noqa: D102
-
-    def take(self) -> Sequence[str]: ...  # noqa: D102
-
-    def attached(self, received: int) -> None: ...  # noqa: D102
-
-    def detached(self) -> None: ...  # noqa: D102
-
-    def finish(self) -> None: ...  # noqa: D102
-
-    def fail(self, code: int, variant: str, description: str) -> None: ...  # noqa: D102
-
-    def close(self) -> None: ...  # noqa: D102
 
 
 @dataclass(eq=False)
@@ -94,36 +54,42 @@ class StreamCall:
     """See the module docstring. Implements `voice_agent.server.sessions.Call`. Event loop only.
 
     Attributes:
+        id: of the session, for logs, traces and the client.
         session: the protocol's side; its `receive` and `take` belong to the pool's threads.
     """
 
+    session: ProtocolSession
+
     def __init__(
         self,
-        make: Callable[[Deliver], ProtocolSession],
         *,
+        session_id: str,
         pool: Executor,
         limits: StreamLimits,
         resumable: bool = False,
         on_audio: Callable[[float], None] = lambda _: None,
+        on_drop: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Open a session; no connection yet.
+        """Make a call; `open` opens its session.
 
         Args:
-            make: opens it; given what delivers the recogniser's callbacks.
+            session_id: for logs; the client is told it.
             pool: threads for its work.
             limits: of this client.
             resumable: whether it outlives a connection.
             on_audio: told the seconds of audio that were heard, now and then.
-
-        Raises:
-            EngineFull, ValueError: whatever `make` raises.
+            on_drop: told in a word why the client was cut off, where it was.
         """
+        self.id = session_id
+        self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._serial = Serial(pool, after=self._publish, crashed=self._crashed)
         self._limits = limits
         self._resumable = resumable
         self._on_audio = on_audio
+        self._on_drop = on_drop
         self._connection: _Connection | None = None
+        self._taking_over = asyncio.Lock()
         self._generation = 0
         self._session_generation = 0  # the one that `session` writes for; pool threads
         self._processed = 0  # bytes; pool threads
@@ -136,7 +102,22 @@ class StreamCall:
         self._stuck: asyncio.TimerHandle | None = None
         self._counted_s = self._paced_s = 0.0
         self._pace = Pace(limits.pace, limits.burst_s, time.monotonic())
-        self.session = make(self._serial.post)
+
+    async def open(self, make: Callable[[Deliver], ProtocolSession]) -> None:
+        """Open the session on one of the pool's threads: phrases are compiled there, for one.
+
+        Args:
+            make: opens it; given what delivers the recogniser's callbacks.
+
+        Raises:
+            EngineFull, ValueError: whatever `make` raises.
+        """
+        opening = self._loop.run_in_executor(self._pool, make, self._serial.post)
+        try:
+            self.session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)  # nobody is there any more
+            raise
 
     # sessions.Call
 
@@ -147,6 +128,7 @@ class StreamCall:
                 async with asyncio.timeout(self._limits.total_s):
                     await self._over.wait()
             except TimeoutError:
+                self._on_drop("total")
                 self._fail(POLICY, "LimitError", f"a session lasts {self._limits.total_s:g} s")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_CLOSE_HANDSHAKE_S):
@@ -172,6 +154,11 @@ class StreamCall:
         self._afterwards.append(then)
 
     @property
+    def heard_s(self) -> float:
+        """Seconds of audio so far; 0 where the session was never opened."""
+        return self.session.heard_s if hasattr(self, "session") else 0.0
+
+    @property
     def over(self) -> bool:
         """Whether nobody can come back to it."""
         return self._over.is_set()
@@ -194,24 +181,38 @@ class StreamCall:
             subprotocol: to answer the handshake with.
             headers: to answer the handshake with.
         """
-        await self._drop_connection(TAKEN_OVER, "resumed by another connection")
-        self._generation += 1
-        connection = _Connection(ws, self._generation)
-        self._connection = connection
-        if self._grace is not None:
-            self._grace.cancel()
+        with logger.contextualize(session=self.id):
+            await self._attach(ws, received, subprotocol, headers)
+
+    async def _attach(
+        self,
+        ws: WebSocket,
+        received: int,
+        subprotocol: str | None,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        async with self._taking_over:  # many may come back at once
+            await self._drop_connection(TAKEN_OVER, "resumed by another connection")
+            self._generation += 1
+            connection = _Connection(ws, self._generation)
+            self._connection = connection
+            if self._grace is not None:
+                self._grace.cancel()
+            try:
+                await ws.accept(subprotocol, headers=[*headers, session_header(self.id)])
+            except BaseException:
+                self._detach(connection, LOST)
+                raise
+            self._serial.post(partial(self._attached, connection.generation, received))
+            task = connection.task = asyncio.create_task(self._drive(connection))
         try:
-            await ws.accept(subprotocol, headers=headers)
-        except BaseException:
-            self._detach(connection, LOST)
-            raise
-        self._serial.post(partial(self._attached, connection.generation, received))
-        connection.task = asyncio.create_task(self._drive(connection))
-        try:
-            await asyncio.wait({connection.task})
+            await asyncio.wait({task})
         finally:
-            connection.task.cancel()
-        if not connection.task.cancelled() and (error := connection.task.exception()):
+            task.cancel()
+        self._detach(connection, LOST)  # had it been cancelled before its first step
+        if connection.farewell is not None:
+            await _close(ws, connection.farewell)
+        if not task.cancelled() and (error := task.exception()):
             raise error
 
     async def _drop_connection(self, code: int, reason: str) -> None:
@@ -231,8 +232,6 @@ class StreamCall:
             sender.cancel()
             await asyncio.wait({sender})
             self._detach(connection, code)
-            if connection.farewell is not None:
-                await _close(connection.ws, connection.farewell)
 
     def _detach(self, connection: _Connection, code: int) -> None:
         if self._connection is not connection:
@@ -258,9 +257,12 @@ class StreamCall:
                 if self.session.ended is not None:
                     await _close(connection.ws, self.session.ended)
                     return LOST
+                if self.session.closing:  # nothing has to come; the text that is owed has a limit
+                    continue
                 if self._resumable:  # a connection that is half open: its client may come back
                     await _close(connection.ws, Ended(IDLE, f"nothing came for {limit_s:g} s"))
                     return LOST
+                self._on_drop("idle")
                 self._fail(
                     IDLE,
                     "LimitError",
@@ -334,6 +336,7 @@ class StreamCall:
             connection.unsent.put_nowait(ended)
         if connection.unsent.qsize() > self._limits.unsent and connection.task is not None:
             logger.warning(f"a client left {connection.unsent.qsize()} messages unread; cut off")
+            self._on_drop("unread")
             connection.task.cancel()
 
     def _watch_debt(self) -> None:
@@ -345,9 +348,11 @@ class StreamCall:
         if self._stuck is None and self.session.owed and not self.over:
             limit_s = self._limits.stuck_s
             text = f"the recogniser has owed a text for {limit_s:g} s"
-            self._stuck = self._loop.call_later(
-                limit_s, self._fail, SERVER_FAILED, "ServerError", text
-            )
+            self._stuck = self._loop.call_later(limit_s, self._give_up, text)
+
+    def _give_up(self, text: str) -> None:
+        self._on_drop("stuck")
+        self._fail(SERVER_FAILED, "ServerError", text)
 
     async def _send(self, connection: _Connection) -> None:
         while True:
@@ -365,9 +370,15 @@ class StreamCall:
         self._serial.post(partial(self.session.fail, code, variant, description))
 
     def _crash(self) -> None:
+        self._on_drop("crash")
         if self._connection is not None:
             self._connection.unsent.put_nowait(Ended(1011, "internal error"))
         self._loop.call_later(_CLOSE_HANDSHAKE_S, self._over.set)
+
+
+def _close_unwanted(opening: asyncio.Future[ProtocolSession]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 async def _close(ws: WebSocket, ended: Ended) -> None:

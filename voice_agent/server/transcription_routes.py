@@ -15,6 +15,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from voice_agent.server import files, listen_ws, metrics, realtime_ws
 from voice_agent.server.api import Api, Turned
+from voice_agent.server.sessions import SESSION_HEADER
 
 
 def add_routes(app: FastAPI, api: Api) -> None:
@@ -29,6 +30,7 @@ def add_routes(app: FastAPI, api: Api) -> None:
         allow_origins=api.access.origins,
         allow_methods=["GET", "POST", "PATCH"],
         allow_headers=["Authorization", "Content-Type"],
+        expose_headers=[SESSION_HEADER],
     )
     app.include_router(listen_ws.routes(api))
     app.include_router(realtime_ws.routes(api))

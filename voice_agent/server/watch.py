@@ -2,12 +2,18 @@
 
     finish() ... Final      a debt, and its payment, of whichever session
     late                    the oldest debt is over `LATE_S`: nobody new until it is paid
-    gone                    its thread has died, or the oldest debt is over `GONE_S`: the process
-                            ends, and whatever supervises it starts another
+    heartbeat               of its thread (`stats.heartbeat`), where it has one
+    hung                    the heartbeat has stood still for `HUNG_S`, whatever is owed: nobody
+                            new, and /readyz says so within 2 s
+    gone                    its thread has died, or the heartbeat has stood still for `DEAF_S`, or
+                            the oldest debt is over `GONE_S`: sessions are told, the process ends,
+                            and whatever supervises it starts another
 
-A streaming recogniser's finals take milliseconds, so one that owes for seconds is overloaded,
-stuck or dead. Audio that came faster than it was spoken, a file's, has as long as it lasts before
-its text is due. Recognisers that decode whole segments may take seconds, and are never late.
+A heart that stands still is judged by the time in which we were there to see it: a machine that
+slept, or stopped the whole process, has not hung its recogniser. A streaming recogniser's finals
+take milliseconds, so one that owes for seconds is overloaded, stuck or dead. Audio that came
+faster than it was spoken, a file's, has as long as it lasts before its text is due. Recognisers
+that decode whole segments may take seconds, and are never late.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from loguru import logger
 
 from voice_agent.engine.errors import EngineClosed, EngineError
 from voice_agent.engine.recognizer import (
@@ -37,8 +44,11 @@ from voice_agent.engine.recognizer import (
 from voice_agent.server.sessions import SessionTable
 
 LATE_S = 2.0
+HUNG_S = 1.25  # its heart beats twice a second
+DEAF_S = 10.0
 GONE_S = 30.0
 LATE = "the recogniser is late"
+HUNG = "the recogniser does not answer"
 _LOOK_EVERY_S = 0.25
 
 
@@ -100,6 +110,17 @@ class WatchedRecognizer:
         """Close the recogniser; see `Recognizer.close`."""
         self._closing = True
         self._recognizer.close()
+
+    @property
+    def heartbeat(self) -> float | None:
+        """What its thread writes at least twice a second; None where it does not."""
+        return getattr(getattr(self._recognizer, "stats", None), "heartbeat", None) or None
+
+    @property
+    def owed(self) -> int:
+        """How many texts it owes."""
+        with self._lock:
+            return sum(map(len, self._debts.values()))
 
     def owes_s(self) -> float:
         """Seconds for which the oldest debt has been due; 0 where there is none."""
@@ -200,33 +221,83 @@ def watched(recognizer: Recognizer) -> tuple[Recognizer, tuple[WatchedRecognizer
     return recognizer, tuple(parts.values())
 
 
+class Pulse:
+    """How long a recogniser's heart has stood still while it was looked at."""
+
+    def __init__(self, recognizer: WatchedRecognizer) -> None:
+        """Feel a recogniser's pulse; one without a heartbeat always passes."""
+        self._recognizer = recognizer
+        self._beat: float | None = None
+        self._still_s = 0.0
+
+    def still_s(self, since_s: float) -> float:
+        """Look.
+
+        Args:
+            since_s: seconds since the last look.
+
+        Returns:
+            Seconds without a beat; what a look came late by is not counted.
+        """
+        beat = self._recognizer.heartbeat
+        if beat is None or beat != self._beat:
+            self._beat, self._still_s = beat, 0.0
+        else:
+            self._still_s += min(since_s, 2 * _LOOK_EVERY_S)
+        return self._still_s
+
+
 async def gone(
     recognizers: Sequence[WatchedRecognizer],
     sessions: SessionTable,
     *,
     late_s: float = LATE_S,
+    hung_s: float = HUNG_S,
+    deaf_s: float = DEAF_S,
     gone_s: float = GONE_S,
 ) -> Gone:
-    """Watch until one of the recognisers is gone; admit nobody while one is late.
+    """Watch until one of the recognisers is gone; admit nobody while one is late or hung.
 
     Args:
         recognizers: that serve the sessions.
         sessions: of the server.
         late_s: seconds that a text may be owed while new sessions are admitted.
-        gone_s: seconds after which a recogniser is given up.
+        hung_s: seconds without a heartbeat while new sessions are admitted.
+        deaf_s: seconds without a heartbeat after which a recogniser is given up.
+        gone_s: seconds that a text may be owed before a recogniser is given up.
 
     Returns:
         Why one is gone.
     """
+    pulses = [Pulse(each) for each in recognizers]
+    looked = time.monotonic()
     while True:
-        for each in recognizers:
+        now = time.monotonic()
+        since_s, looked = now - looked, now
+        still = [pulse.still_s(since_s) for pulse in pulses]
+        for each, still_s in zip(recognizers, still, strict=True):
             if each.died is not None:
                 return Gone(str(each.died), stuck=False)
+            if still_s > deaf_s:
+                return Gone(f"{each.name} has not answered for {still_s:.0f} s", stuck=True)
             if (owes_s := each.owes_s()) > gone_s:
                 return Gone(f"{each.name} has owed a text for {owes_s:.0f} s", stuck=True)
-        late = any(each.streaming and each.owes_s() > late_s for each in recognizers)
-        if late and sessions.closed_because is None:
-            sessions.close(LATE)
-        elif not late and sessions.closed_because == LATE:
-            sessions.open()
+        if max(still, default=0.0) > hung_s:
+            _admit(sessions, HUNG)
+        elif any(each.streaming and each.owes_s() > late_s for each in recognizers):
+            _admit(sessions, LATE)
+        else:
+            _admit(sessions, None)
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _admit(sessions: SessionTable, trouble: str | None) -> None:
+    """Close the door for a trouble of the recogniser's, or open it where one is over."""
+    if sessions.closed_because not in (None, LATE, HUNG) or sessions.closed_because == trouble:
+        return
+    if trouble is None:
+        logger.info("the recogniser is well again; sessions are admitted")
+        sessions.open()
+    else:
+        logger.error(f"{trouble}; nobody is admitted")
+        sessions.close(trouble)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request, Response
 from loguru import logger
 from pipecat.transports.base_transport import TransportParams
 from pipecat.transports.smallwebrtc.connection import IceServer, SmallWebRTCConnection
@@ -27,7 +27,7 @@ from starlette.requests import HTTPConnection
 
 from voice_agent.server.agent import Agent
 from voice_agent.server.door import Door
-from voice_agent.server.sessions import Session
+from voice_agent.server.sessions import SESSION_HEADER, Session
 
 
 class Offers:
@@ -45,7 +45,9 @@ class Offers:
         self._handler = SmallWebRTCRequestHandler(ice_servers=_ice_servers(agent) or None)
         self._calling: set[str] = set()  # pc_ids of calls that run
 
-    async def answer(self, offer: SmallWebRTCRequest, caller: HTTPConnection) -> dict[str, str]:
+    async def answer(
+        self, offer: SmallWebRTCRequest, caller: HTTPConnection
+    ) -> tuple[dict[str, str], str | None]:
         """Answer an offer, or renegotiate a running call.
 
         Args:
@@ -53,7 +55,7 @@ class Offers:
             caller: who sent it.
 
         Returns:
-            `sdp`, `type` and `pc_id`.
+            `sdp`, `type` and `pc_id`, and the id of the session that began, if one did.
 
         Raises:
             Turned: not allowed, loading, draining or full; decided before any other work.
@@ -61,10 +63,11 @@ class Offers:
         """
         if offer.pc_id in self._calling:
             await self._door.check(caller)
-            return await self._negotiate(offer, None)
+            return await self._negotiate(offer, None), None
         session = await self._door.admit(caller, "webrtc")
         try:
-            return await self._negotiate(offer, session)
+            with session.logged():
+                return await self._negotiate(offer, session), session.id
         except BaseException:
             session.release()
             raise
@@ -103,7 +106,7 @@ class Offers:
         transport = SmallWebRTCTransport(
             connection, TransportParams(audio_in_enabled=True, audio_out_enabled=True)
         )
-        call = await self._agent.make_call(transport, connection=connection)
+        call = await self._agent.make_call(transport, session_id=session.id, connection=connection)
         pc_id = connection.pc_id
         self._calling.add(pc_id)
         task = self._agent.sessions.start(session, call)
@@ -145,8 +148,13 @@ def routes(agent: Agent, door: Door, offers: Offers) -> APIRouter:
 
     @router.post("/api/offer")
     @router.post("/sessions/{session_id}/api/offer", include_in_schema=False)
-    async def offer(body: SmallWebRTCRequest, request: Request) -> dict[str, str]:
-        return await offers.answer(body, request)
+    async def offer(
+        body: SmallWebRTCRequest, request: Request, response: Response
+    ) -> dict[str, str]:
+        answer, session_id = await offers.answer(body, request)
+        if session_id is not None:
+            response.headers[SESSION_HEADER] = session_id
+        return answer
 
     @router.patch("/api/offer")
     @router.patch("/sessions/{session_id}/api/offer", include_in_schema=False)
