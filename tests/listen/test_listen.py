@@ -227,6 +227,18 @@ async def test_a_dead_recogniser_is_told_and_not_waited_for(serve: Serve) -> Non
     await server.quiet()
 
 
+async def test_a_client_that_has_said_all_may_wait_for_its_text_in_silence(serve: Serve) -> None:
+    gate = threading.Event()
+    recognizer = ScriptedRecognizer(HELLO, gate=gate)
+    server = await serve(recognizer=recognizer, limits=StreamLimits(idle_s=0.2))
+    talking = asyncio.create_task(talk(server.listen(endpointing="false"), pieces(speech(1.0))))
+    await eventually(lambda: bool(recognizer.opened) and recognizer.opened[0].finished == 1)
+    await asyncio.sleep(1.0)  # longer than a client may be silent that has not
+    gate.set()
+    messages = await talking
+    assert [m["type"] for m in messages] == ["Results", "Metadata"]
+
+
 async def test_a_client_that_says_nothing_is_told_about_keepalive(serve: Serve) -> None:
     server = await serve(HELLO, limits=StreamLimits(idle_s=0.2))
     async with websockets.connect(server.listen()) as ws:

@@ -281,3 +281,6 @@ FAULTS: dict[str, Fault] = {
         resumes_what_is_not_its_own,
     )
 }
+
+SLOW_S = {"falls silent without closing": 30.0}
+"""Faults that last, by how long at most: nobody begins one when the time is nearly over."""

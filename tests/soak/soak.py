@@ -24,7 +24,7 @@ import numpy as np
 import websockets
 from websockets.exceptions import InvalidStatus
 
-from tests.soak.faults import CHUNK_S, FAULTS, RATE, Fault, Target, chunks
+from tests.soak.faults import CHUNK_S, FAULTS, RATE, SLOW_S, Fault, Target, chunks
 from voice_agent.bench.corpus import DEFAULT, read
 from voice_agent.bench.served import metrics as scrape
 from voice_agent.bench.served import served
@@ -92,6 +92,17 @@ async def good_client(target: Target, pcm: np.ndarray) -> list[str]:
     return finals
 
 
+async def undisturbed(target: Target, pcm: np.ndarray) -> list[str]:
+    """What a client hears who is alone, however busy the machine is otherwise."""
+    while True:
+        try:
+            return await good_client(target, pcm)
+        except InvalidStatus as error:
+            if error.response.status_code != 503:
+                raise
+            await asyncio.sleep(1.0)
+
+
 @asynccontextmanager
 async def target(model: str, sessions: int) -> AsyncIterator[Target]:
     """`voice-agent serve` in a process of its own."""
@@ -147,7 +158,7 @@ async def soak(
     """
     report = Report()
     spoken = voices(4)
-    expected = [await good_client(target, pcm) for pcm in spoken]
+    expected = [await undisturbed(target, pcm) for pcm in spoken]
     if not all("".join(texts) for texts in expected):
         raise SystemExit("the model hears nothing in the test's audio; there is nothing to compare")
     # The first fault of each kind imports and opens what stays.
@@ -181,7 +192,8 @@ async def soak(
     async def bad(i: int) -> None:
         rng = random.Random(seed * 1_000 + i)
         while time.monotonic() < end:
-            name = rng.choice(list(FAULTS))
+            left_s = end - time.monotonic()
+            name = rng.choice([name for name in FAULTS if SLOW_S.get(name, 0.0) < left_s])
             await _fault(name, FAULTS[name], target, rng, report)
 
     async def come_and_go() -> None:

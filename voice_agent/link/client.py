@@ -16,8 +16,8 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import make_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from loguru import logger
@@ -295,7 +295,7 @@ class EngineClient:
     def _on_stats(self, numbers: dict[str, float]) -> None:
         self.gpu_memory_bytes = numbers.pop("gpu_memory_bytes", None)
         if numbers:
-            self.stats = make_dataclass("Stats", numbers)(**numbers)
+            self.stats = SimpleNamespace(**numbers)
 
     def _on_rows(self, rows: list[Row]) -> None:
         postings: list[Posting] = []

@@ -69,6 +69,11 @@ class ProtocolSession:
         return self._core.paid
 
     @property
+    def closing(self) -> bool:
+        """Whether no more audio follows."""
+        return self._closing
+
+    @property
     def settled(self) -> bool:
         """Whether nothing is left that the client has to confirm before a close."""
         return True

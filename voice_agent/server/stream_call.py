@@ -262,6 +262,8 @@ class StreamCall:
                 if self.session.ended is not None:
                     await _close(connection.ws, self.session.ended)
                     return LOST
+                if self.session.closing:  # nothing has to come; the text that is owed has a limit
+                    continue
                 limit_s = self._limits.idle_s
                 if self._resumable:  # a connection that is half open: its client may come back
                     await _close(connection.ws, Ended(IDLE, f"nothing came for {limit_s:g} s"))
