@@ -240,6 +240,9 @@ class ServerSettings(_Group):
         tls_certificate: PEM file of the certificate chain, to speak https and wss; None for
             http and ws, behind a proxy or on this machine.
         tls_key: PEM file of its private key, where that is another file.
+        transcription_only: serve `/v1` alone: no agent, no page, and nothing of Pipecat imported.
+        front_ends: processes that talk to clients, each on a core of its own, while another one
+            owns the model; 0 for one process that does everything.
         event_loop: "asyncio", "uvloop" (the extra `scale`), or "auto" for uvloop where it is.
     """
 
@@ -253,6 +256,8 @@ class ServerSettings(_Group):
     hosts: tuple[str, ...] = ()
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    transcription_only: bool = False
+    front_ends: int = Field(default=0, ge=0, le=256)
     event_loop: Literal["auto", "asyncio", "uvloop"] = "auto"
 
     @model_validator(mode="after")
@@ -298,6 +303,16 @@ class Settings(_Group):
             raise ValueError(
                 f"gate.languages names {self.default_language!r}, which stt serves; "
                 "set language to another one, or leave it out of gate.languages"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _front_ends_know_no_gate(self) -> Settings:
+        if self.server.front_ends and self.gate.enabled and not self.server.transcription_only:
+            raise ValueError(
+                "server.front_ends and gate.languages do not go together for an agent, whose "
+                "front-end is not told the gate's decisions; set server.transcription_only, or "
+                "leave out one of them"
             )
         return self
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.support.serving import RATE, loud_vad, silence, speech
 from voice_agent.server.cutter import Begin, Cutter, End, Feed
-from voice_agent.server.vad import Vad
 from voice_agent.transcribe.segments import Cutting, silero
+from voice_agent.vad import Vad
 
 
 def cut(pcm: np.ndarray, sizes: list[int], cutting: Cutting) -> list[tuple[int, int, str]]:

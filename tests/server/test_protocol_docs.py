@@ -20,7 +20,7 @@ from voice_agent.server import files, listen_query
 from voice_agent.server import serve as serving
 from voice_agent.server.keys import KeyFile
 from voice_agent.server.limits import StreamLimits
-from voice_agent.server.vad import Vad
+from voice_agent.vad import Vad
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()

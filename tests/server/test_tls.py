@@ -21,7 +21,8 @@ from tests.support.serving import eventually
 from voice_agent.config import Settings, load_settings
 from voice_agent.config_errors import ConfigError
 from voice_agent.server.agent import Agent
-from voice_agent.server.serve import _serve, bind, tls_options
+from voice_agent.server.listening import bind, tls_options
+from voice_agent.server.serve import _serve
 
 
 def certificate(folder: Path, password: bytes | None = None) -> tuple[Path, Path]:

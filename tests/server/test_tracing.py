@@ -32,7 +32,8 @@ import sys
 from tests.support.agent_server import SCRIPT
 from tests.support.scripted import ScriptedRecognizer
 from voice_agent.config import load_settings
-from voice_agent.server.serve import bind, serve
+from voice_agent.server.listening import bind
+from voice_agent.server.serve import serve
 
 sock = bind("127.0.0.1", 0)
 ready = lambda _: print(sock.getsockname()[1], flush=True)

@@ -24,7 +24,8 @@ from voice_agent.config import Settings
 from voice_agent.engine.errors import EngineClosed, EngineError
 from voice_agent.engine.recognizer import Event, Failed, Final, Recognizer
 from voice_agent.server.agent import Agent
-from voice_agent.server.serve import EXIT_STUCK, _serve, bind
+from voice_agent.server.listening import bind
+from voice_agent.server.serve import EXIT_STUCK, _serve
 from voice_agent.server.sessions import SessionTable
 from voice_agent.server.watch import HUNG, LATE, Gone, Pulse, WatchedRecognizer, gone, watched
 
@@ -278,7 +279,8 @@ import sys, threading
 from voice_agent import engine
 from voice_agent.config import Settings
 from voice_agent.server import watch
-from voice_agent.server.serve import bind, serve
+from voice_agent.server.listening import bind
+from voice_agent.server.serve import serve
 
 def load(_):
     recognizer = engine.load_recognizer(sys.argv[1], device="cpu", slots=2)
@@ -345,7 +347,8 @@ import sys, threading
 from tests.support.scripted import ScriptedRecognizer
 from voice_agent.config import Settings
 from voice_agent.server import watch
-from voice_agent.server.serve import bind, serve
+from voice_agent.server.listening import bind
+from voice_agent.server.serve import serve
 
 watch.gone.__kwdefaults__["gone_s"] = 0.5
 sock = bind("127.0.0.1", 0)

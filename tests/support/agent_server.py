@@ -19,7 +19,7 @@ from voice_agent.config import Settings, load_settings
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.server.agent import Agent
 from voice_agent.server.app import create_app
-from voice_agent.server.serve import bind
+from voice_agent.server.listening import bind
 
 SAID = "it was the best of times"
 SCRIPT: Script = ((0.4, "it was"), (0.8, "it was the best"), (1.2, SAID))

@@ -37,21 +37,25 @@ class Started:
 
 
 @contextlib.contextmanager
-def served(settings: Mapping[str, object]) -> Iterator[str]:
+def served(settings: Mapping[str, object], *, shaped: bool = False) -> Iterator[str]:
     """As `started`, but only the address is of interest."""
-    with started(settings) as server:
+    with started(settings, shaped=shaped) as server:
         yield server.address
 
 
 @contextlib.contextmanager
 def started(
-    settings: Mapping[str, object], *, cores: Collection[int] | None = None
+    settings: Mapping[str, object],
+    *,
+    cores: Collection[int] | None = None,
+    shaped: bool = False,
 ) -> Iterator[Started]:
     """Start a server on a free port and stop it with SIGTERM.
 
     Args:
         settings: dotted (`{"stt.model": "tiny-en"}`).
         cores: numbers of those that it may run on; None for any.
+        shaped: `stt.model` names a shape, which gets random weights.
 
     Yields:
         The server, once it is ready.
@@ -63,18 +67,25 @@ def started(
         f"VOICE_AGENT_{name.upper().replace('.', '__')}": str(value)
         for name, value in settings.items()
     }
+    program = ["voice_agent.bench.shaped"] if shaped else ["voice_agent.cli", "serve"]
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
-        address = f"127.0.0.1:{sock.getsockname()[1]}"
+        port = sock.getsockname()[1]
+        address = f"127.0.0.1:{port}"
+        where = ["--fd", str(sock.fileno())]
+        if settings.get("server.front_ends"):
+            sock.close()  # each front-end has a socket of its own, or the kernel could not share
+            where = ["--port", str(port)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "voice_agent.cli", "serve", "--fd", str(sock.fileno())],
-            pass_fds=[sock.fileno()],
+            [sys.executable, "-m", *program, *where],
+            pass_fds=[] if sock.fileno() < 0 else [sock.fileno()],
             stdout=subprocess.DEVNULL,
             env={**os.environ, **variables},
         )
     try:
         if cores is not None:  # before it has any other thread
             os.sched_setaffinity(process.pid, cores)
-        _until_ready(process, address)
+        # Often enough to meet each front-end.
+        _until_ready(process, address, looks=1 + 6 * int(str(settings.get("server.front_ends", 0))))
         yield Started(address, process.pid)
         process.terminate()
         code = process.wait(_STOPPING_S)
@@ -85,17 +96,28 @@ def started(
         process.wait()
 
 
-def _until_ready(process: subprocess.Popen[bytes], address: str) -> None:
+def _until_ready(process: subprocess.Popen[bytes], address: str, looks: int) -> None:
     deadline = time.monotonic() + _LOADING_S
+    good = 0
     while True:
         if process.poll() is not None:
             raise ServerFailed(f"the server ended with exit code {process.returncode} at its start")
         with contextlib.suppress(OSError):  # 503 while it loads is one
             _get(f"http://{address}/readyz")
-            return
+            good += 1
+            if good == looks:
+                return
+            continue
+        good = 0
         if time.monotonic() > deadline:
             raise ServerFailed(f"the server was not ready within {_LOADING_S:g} s")
         time.sleep(0.1)
+
+
+def samples(address: str) -> dict[str, float]:
+    """All of the server's metrics, by name and labels as they are written."""
+    text = _get(f"http://{address}/metrics").decode()
+    return {name: float(value) for name, value in re.findall(r"^([^#\s].*) (\S+)$", text, re.M)}
 
 
 def metrics(address: str) -> dict[str, float]:

@@ -130,6 +130,20 @@ def serve(
         int | None,
         typer.Option(help="Serve on this inherited, listening socket instead of a port."),
     ] = None,
+    transcription_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--transcription-only", help="No agent and no page: /v1 alone, without Pipecat."
+        ),
+    ] = None,
+    front_ends: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that talk to clients, a core each, beside one that owns the model.",
+            show_default="all in one process",
+        ),
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Serve the agent: a page to talk to, WebRTC and a websocket."""
@@ -150,6 +164,8 @@ def serve(
             "server.host": host,
             "server.port": port,
             "server.keys": keys,
+            "server.transcription_only": transcription_only,
+            "server.front_ends": front_ends,
         },
         fd=fd,
         verbose=verbose,

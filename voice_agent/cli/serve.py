@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +16,7 @@ import voice_agent
 from voice_agent.cli import logs
 from voice_agent.cli.errors import UsageFault
 from voice_agent.cli.load import load, what
-from voice_agent.config import load_settings
+from voice_agent.config import Settings, load_settings
 
 
 def run(config: Path | None, overrides: Mapping[str, Any], *, fd: int | None, verbose: bool) -> int:
@@ -33,14 +35,16 @@ def run(config: Path | None, overrides: Mapping[str, Any], *, fd: int | None, ve
     log = settings.log
     logs.set_up(verbose, level=log.level, as_json=log.format == "json")
     console = Console()
-    with console.status("importing Pipecat"):
+    if settings.server.front_ends:
+        return _serve_processes(settings, console, fd, verbose)
+    with console.status("importing"):
         from voice_agent.server import banner
-        from voice_agent.server.serve import bind, serve
+        from voice_agent.server.listening import bind
+        from voice_agent.server.serve import serve
 
     sock = _inherited(fd) if fd is not None else bind(settings.server.host, settings.server.port)
     started = time.monotonic()
-    begins = f"voice-agent {voice_agent.__version__}: loading {what(settings)} ..."
-    console.print(begins, markup=False, highlight=False, soft_wrap=True)
+    _say(console, _begins(settings))
     status = console.status("loading")
     status.start()
 
@@ -52,6 +56,43 @@ def run(config: Path | None, overrides: Mapping[str, Any], *, fd: int | None, ve
         return serve(settings, sock, on_ready=on_ready, load=load)
     finally:
         status.stop()
+
+
+def _serve_processes(settings: Settings, console: Console, fd: int | None, verbose: bool) -> int:
+    """Serve from several processes; see `voice_agent.processes`."""
+    from voice_agent.processes.supervisor import Supervisor
+    from voice_agent.server import banner
+    from voice_agent.server.listening import bind_shared, loop_factory, tls_options
+
+    server = settings.server
+    tls_options(server)  # here, where what cannot be used is told once
+    loop_factory(server.event_loop)
+    if fd is not None:
+        sockets = [_inherited(fd)]
+    else:
+        sockets = bind_shared(server.host, server.port, server.front_ends)
+    started = time.monotonic()
+    _say(console, _begins(settings))
+    status = console.status("loading")
+    status.start()
+
+    def on_ready(ready: Any) -> None:
+        status.stop()
+        recognizer = SimpleNamespace(**ready.about)
+        banner.print_ready(console, settings, recognizer, sockets[0], time.monotonic() - started)
+
+    try:
+        return asyncio.run(Supervisor(settings, sockets, on_ready=on_ready, verbose=verbose).run())
+    finally:
+        status.stop()
+
+
+def _begins(settings: Settings) -> str:
+    return f"voice-agent {voice_agent.__version__}: loading {what(settings)} ..."
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _inherited(fd: int) -> socket.socket:

@@ -26,11 +26,13 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
+from voice_agent.config import ServerSettings
 from voice_agent.server.keys import Key, KeyFile
 
 _OPENAI_SUBPROTOCOL = "openai-insecure-api-key."
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-_DAY_S = 86_400
+DAY_S = 86_400
+"""Seconds of a day, by which minutes are counted."""
 
 
 class Denied(Exception):
@@ -152,26 +154,39 @@ class Access:
         Raises:
             Denied: the key's sessions or minutes are used up.
         """
-        key = client.key
-        if key is not None and key.sessions is not None:
-            if self._sessions[key.name] >= key.sessions:
-                raise Denied(
-                    429, "key_sessions", f"all {key.sessions} sessions of this key are taken", 5
-                )
-        if key is not None and key.minutes_per_day is not None:
-            now = time.time()
-            if self._audio_s[key.name, _day(now)] >= key.minutes_per_day * 60:
-                raise Denied(
-                    429,
-                    "key_minutes",
-                    f"the {key.minutes_per_day:g} minutes of this key are used up for today (UTC)",
-                    int(_DAY_S - now % _DAY_S) + 1,
-                )
+        now = time.time()
+        name = client.name
+        problem = self.quota(client.key, self._sessions[name], self._audio_s[name, _day(now)], now)
+        if problem is not None:
+            raise problem
         self._sessions[client.name] += 1
         try:
             yield
         finally:
             self._sessions[client.name] -= 1
+
+    @staticmethod
+    def quota(key: Key | None, sessions: int, heard_s: float, now: float) -> Denied | None:
+        """Why a key may not begin a session, or None where it may.
+
+        Args:
+            key: None for clients without one.
+            sessions: that it has now.
+            heard_s: seconds of its audio today.
+            now: seconds since the epoch.
+        """
+        if key is not None and key.sessions is not None and sessions >= key.sessions:
+            text = f"all {key.sessions} sessions of this key are taken"
+            return Denied(429, "key_sessions", text, 5)
+        if key is not None and key.minutes_per_day is not None:
+            if heard_s >= key.minutes_per_day * 60:
+                return Denied(
+                    429,
+                    "key_minutes",
+                    f"the {key.minutes_per_day:g} minutes of this key are used up for today (UTC)",
+                    int(DAY_S - now % DAY_S) + 1,
+                )
+        return None
 
     def heard(self, client: Client, audio_s: float) -> None:
         """Count audio against the client's minutes."""
@@ -179,6 +194,16 @@ class Access:
         self._audio_s[client.name, today] += audio_s
         for stale in [entry for entry in self._audio_s if entry[1] < today]:
             del self._audio_s[stale]
+
+
+def access_of(server: ServerSettings) -> Access:
+    """Access by the settings.
+
+    Raises:
+        KeysError: `server.keys` cannot be used.
+    """
+    keys = KeyFile(server.keys) if server.keys is not None else None
+    return Access(keys, origins=server.allowed_origins, hosts=server.hosts)
 
 
 def secret_of(headers: Headers) -> str | None:
@@ -226,4 +251,4 @@ def _is_loopback(host: str) -> bool:
 
 
 def _day(now: float) -> int:
-    return int(now // _DAY_S)
+    return int(now // DAY_S)

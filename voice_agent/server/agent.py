@@ -85,9 +85,10 @@ class Agent:
             ConfigError: an LLM or TTS that no call could use, or traces that cannot be made.
             EngineError: a model that cannot be used.
         """
-        self._end_traces = await _on_daemon_thread(partial(set_up, self.settings.tracing))
-        await _on_daemon_thread(partial(_rehearse, self.settings))
-        loaded = await _on_daemon_thread(partial(self._load, self.settings))
+        self._end_traces = await on_daemon_thread(partial(set_up, self.settings.tracing))
+        if not self.settings.server.transcription_only:
+            await on_daemon_thread(partial(rehearse, self.settings))
+        loaded = await on_daemon_thread(partial(self._load, self.settings))
         self.recognizer, self.watched = watched(loaded)
         self.sessions.open()
         return self.recognizer
@@ -133,7 +134,7 @@ class Agent:
         await asyncio.to_thread(self._end_traces)
 
 
-def _rehearse(settings: Settings) -> None:
+def rehearse(settings: Settings) -> None:
     """Import and build what every call will, so that what is missing is told before the first."""
     import voice_agent.pipeline
     import voice_agent.server.calls  # noqa: F401
@@ -143,7 +144,7 @@ def _rehearse(settings: Settings) -> None:
     build_tts(settings.tts, settings.spoken_language or DEFAULT_LANGUAGE)
 
 
-async def _on_daemon_thread(function: Callable[[], T]) -> T:
+async def on_daemon_thread(function: Callable[[], T]) -> T:
     """Run a function on a thread that does not keep the process alive.
 
     Reading or fetching weights cannot be interrupted; whoever stops the server meanwhile must

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -33,8 +34,8 @@ from voice_agent.server.socketless import ProtocolSession
 from voice_agent.server.stream_call import StreamCall
 from voice_agent.server.tracing import session_trace
 from voice_agent.server.transcription import Output
-from voice_agent.server.vad import Vad
 from voice_agent.transcribe.segments import Score
+from voice_agent.vad import Vad
 
 
 class Turned(Exception):
@@ -88,6 +89,7 @@ class Api:
         metrics: counts.
         limits: of one websocket client.
         new_vad: makes a stream's VAD.
+        new_token: makes the secret of a resumable session.
         files: threads for recordings, one each, as they block.
         traced: whether sessions have traces.
     """
@@ -100,6 +102,8 @@ class Api:
         metrics: Metrics | None = None,
         limits: StreamLimits | None = None,
         new_vad: Callable[[], Score] = Vad,
+        pool: Executor | None = None,
+        new_token: Callable[[], str] = secrets.token_urlsafe,
     ) -> None:
         """Serve an agent's recogniser.
 
@@ -109,6 +113,8 @@ class Api:
             metrics: None for new ones.
             limits: None for the defaults.
             new_vad: makes a stream's VAD.
+            pool: runs the sessions' work; None for threads, as many as cores.
+            new_token: makes the secret of a resumable session.
         """
         self.agent = agent
         self.access = access or Access()
@@ -117,7 +123,8 @@ class Api:
         self.new_vad = new_vad
         self.traced = agent.settings.tracing.url is not None
         # VAD and decoding let go of the GIL, so as many threads as cores are of use.
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="sessions")
+        self._pool = pool or ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="sessions")
+        self.new_token = new_token
         self.files = ThreadPoolExecutor(agent.sessions.limit, thread_name_prefix="files")
         self.metrics.watch(agent.sessions, lambda: agent.recognizer)
 
@@ -126,6 +133,12 @@ class Api:
         """The one that is served; there is one once somebody was admitted."""
         assert self.agent.recognizer is not None, "admitted before the model was loaded"
         return self.agent.recognizer
+
+    @property
+    def lasting(self) -> Recognizer:
+        """The same, whose streams outlive its process where it has one of its own."""
+        lasting: Recognizer = getattr(self.recognizer, "lasting", self.recognizer)
+        return lasting
 
     async def admit(self, connection: HTTPConnection) -> Client:
         """Decide whether to serve somebody at all.

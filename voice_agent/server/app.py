@@ -16,23 +16,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 
 import voice_agent
-from voice_agent.config import ServerSettings
 from voice_agent.engine.errors import EngineFull
 from voice_agent.server import webrtc
-from voice_agent.server.access import Access, answer_to
+from voice_agent.server.access import access_of, answer_to
 from voice_agent.server.agent import Agent
 from voice_agent.server.api import Api, Turned, deny
 from voice_agent.server.calls import AgentSerializer
 from voice_agent.server.door import Door
-from voice_agent.server.keys import KeyFile
+from voice_agent.server.health import add_health, refusal
 from voice_agent.server.page import add_pages
-from voice_agent.server.sessions import SESSION_HEADER, Refused, Session, session_header
+from voice_agent.server.sessions import SESSION_HEADER, Session, session_header
 from voice_agent.server.transcription_routes import add_routes
 
 TRY_AGAIN_LATER = 1013
@@ -51,7 +49,7 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
     Raises:
         KeysError: `server.keys` cannot be used.
     """
-    transcription = api or Api(agent, access=_access(agent.settings.server))
+    transcription = api or Api(agent, access=access_of(agent.settings.server))
     agent.observers = transcription.metrics.call_observers
     door = Door(transcription)
     offers = webrtc.Offers(agent, door)
@@ -74,31 +72,7 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
     app.include_router(webrtc.routes(agent, door, offers))
     add_routes(app, transcription)
 
-    @app.exception_handler(Refused)
-    async def refused(_request: Request, error: Refused) -> JSONResponse:
-        headers = {"Retry-After": str(error.retry_after_s)}
-        return JSONResponse({"detail": str(error)}, status_code=503, headers=headers)
-
-    @app.exception_handler(Turned)
-    async def turned(_request: Request, error: Turned) -> JSONResponse:
-        return _refusal(error)
-
-    @app.exception_handler(EngineFull)
-    async def engine_full(request: Request, error: EngineFull) -> JSONResponse:
-        return await refused(request, Refused("the recogniser is full", error.retry_after_s))
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/readyz")
-    async def readyz() -> JSONResponse:
-        sessions = {"active": len(agent.sessions), "limit": agent.sessions.limit}
-        if agent.sessions.closed_because is not None:
-            body = {"status": agent.sessions.closed_because, "sessions": sessions}
-            return JSONResponse(body, status_code=503)
-        model = agent.recognizer.name if agent.recognizer is not None else None
-        return JSONResponse({"status": "ready", "model": model, "sessions": sessions})
+    add_health(app, agent)
 
     @app.websocket("/ws")
     async def websocket(ws: WebSocket) -> None:
@@ -108,22 +82,13 @@ def create_app(agent: Agent, *, api: Api | None = None) -> FastAPI:
     return app
 
 
-def _access(server: ServerSettings) -> Access:
-    keys = KeyFile(server.keys) if server.keys is not None else None
-    return Access(keys, origins=server.allowed_origins, hosts=server.hosts)
-
-
-def _refusal(turned: Turned) -> JSONResponse:
-    return JSONResponse({"detail": str(turned)}, turned.status, turned.headers)
-
-
 async def _talk(agent: Agent, door: Door, ws: WebSocket) -> None:
     """One client of /ws, from its handshake to its end."""
     try:
         session = await door.admit(ws, "websocket")
     except Turned as turned:
         if turned.status != 503:
-            await deny(ws, _refusal(turned))
+            await deny(ws, refusal(turned))
             return
         await ws.accept()  # a close code can only be sent over an open websocket
         await _close(ws, TRY_AGAIN_LATER, str(turned))

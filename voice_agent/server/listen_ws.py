@@ -9,7 +9,6 @@ Whoever is turned away gets an HTTP answer instead of a websocket, in Deepgram's
 from __future__ import annotations
 
 import logging
-import secrets
 import uuid
 
 from fastapi import APIRouter
@@ -58,10 +57,10 @@ def routes(api: Api) -> APIRouter:
     resumable: dict[str, tuple[str, StreamCall]] = {}  # token -> (client, call)
 
     async def begin(client: Client, query: ListenQuery) -> StreamCall:
-        token = secrets.token_urlsafe(32) if query.resumable else None
+        token = api.new_token() if query.resumable else None
 
         def make(opening: Opening) -> ListenSession:
-            recognizer = api.recognizer
+            recognizer = api.lasting if query.resumable else api.recognizer
             transcription = Transcription(
                 recognizer,
                 make_decoder(

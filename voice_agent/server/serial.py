@@ -33,7 +33,8 @@ class Serial:
             after: called on the same thread after each batch of calls.
             crashed: told what a call or `after` raised; later calls still run.
         """
-        self._pool = pool
+        # A pool without threads makes no futures that nobody asks for.
+        self._begin: Callable[..., object] = getattr(pool, "begin", pool.submit)
         self._after = after
         self._crashed = crashed
         self._context = contextvars.copy_context()
@@ -53,7 +54,7 @@ class Serial:
     def _submit(self) -> None:
         try:
             # A copy: the call before may not have left its own yet.
-            self._pool.submit(self._context.copy().run, self._run)
+            self._begin(self._context.copy().run, self._run)
         except RuntimeError:  # the pool is shut down: its sessions are closed
             with self._lock:
                 self._calls.clear()

@@ -1,6 +1,6 @@
 """Serve until told to stop: the address, the model, the signals, the exit code.
 
-    bind           before the model is read: a busy port is a matter of milliseconds
+    bind           before the model is read (listening.py)
     listen         /healthz answers; /readyz and every offer say 503 "the model is loading"
     load           on a worker thread
     ready          the address is announced, sessions are admitted
@@ -15,93 +15,33 @@ One thread, one event loop; the recogniser's own thread does the computing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import os
 import signal
 import socket
-import ssl
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
 import uvicorn
+from fastapi import FastAPI
 from loguru import logger
 
-from voice_agent.config import ServerSettings, Settings
-from voice_agent.config_errors import ConfigError
+from voice_agent.config import Settings
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.recognizers import load_recognizer
 from voice_agent.server.agent import DRAIN_S, Agent, Load
-from voice_agent.server.app import create_app
-from voice_agent.server.errors import CannotListen
+from voice_agent.server.listening import (
+    QuietServer,
+    drain,
+    loop_factory,
+    server_options,
+    signals,
+)
 from voice_agent.server.watch import Gone, gone
 
 EXIT_INTERRUPTED = 130
 EXIT_STUCK = 70
 
-_MAX_MESSAGE_BYTES = 1 << 20  # a websocket message: five seconds of stereo audio at 48 kHz
-_PING_S = 10.0  # a websocket whose client vanished is noticed within two of these
 _GONE_DRAIN_S = 1.0  # what sessions of a recogniser that is gone have to be told
-_LAST_REQUESTS_S = 3  # what a response in flight may still take when sessions are gone
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Claim an address.
-
-    Args:
-        host: name or address to listen on.
-        port: TCP port; 0 picks a free one.
-
-    Raises:
-        CannotListen: it is taken, forbidden or not ours.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, proto)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(128)  # here, so that a port which somebody else listens on fails here
-        except BaseException:
-            sock.close()
-            raise
-    except OSError as error:
-        raise CannotListen(host, port, _why(error)) from error
-    sock.setblocking(False)
-    return sock
-
-
-def _why(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "the port is in use; stop what uses it or choose another with --port"
-    if error.errno == errno.EACCES:
-        return "ports below 1024 need privileges; choose another with --port"
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address; choose another with --host"
-    return error.strerror or str(error)
-
-
-def tls_options(server: ServerSettings) -> dict[str, Any]:
-    """Uvicorn's options for the certificate that is set, which is tried first.
-
-    Raises:
-        ConfigError: it, or its key, cannot be used.
-    """
-    certificate, key = server.tls_certificate, server.tls_key
-    if certificate is None:
-        return {}
-    try:
-        # Without a password function, OpenSSL would ask for one on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
-    except OSError as error:  # ssl.SSLError is one
-        files = f"{certificate} and {key}" if key is not None else str(certificate)
-        raise ConfigError(
-            f"server.tls_certificate: {files} cannot be used: {error}; PEM files of the chain and "
-            "of its key, without a password, are wanted"
-        ) from error
-    return {"ssl_certfile": certificate, "ssl_keyfile": key}
 
 
 def serve(
@@ -129,47 +69,16 @@ def serve(
         Gone: the recogniser has died.
         ConfigError: a certificate, or an event loop, that cannot be used.
     """
-    with asyncio.Runner(loop_factory=_loop_factory(settings.server.event_loop)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(settings.server.event_loop)) as runner:
         return runner.run(_serve(Agent(settings, load=load), sock, on_ready, drain_s))
-
-
-def _loop_factory(wanted: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop; None for asyncio's own.
-
-    Raises:
-        ConfigError: uvloop is asked for and not installed.
-    """
-    if wanted == "asyncio":
-        return None
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        if wanted == "auto":
-            return None
-        raise ConfigError(
-            "server.event_loop: uvloop is not installed: pip install 'voice-agent[scale]', or "
-            "leave it at auto"
-        ) from None
-    return uvloop.new_event_loop
 
 
 async def _serve(
     agent: Agent, sock: socket.socket, on_ready: Callable[[Recognizer], None], drain_s: float
 ) -> int:
-    tls = tls_options(agent.settings.server)
-    server = _Server(
-        uvicorn.Config(
-            create_app(agent),
-            access_log=False,
-            log_config=None,
-            ws_max_size=_MAX_MESSAGE_BYTES,
-            ws_ping_interval=_PING_S,
-            ws_ping_timeout=_PING_S,
-            timeout_graceful_shutdown=_LAST_REQUESTS_S,
-            **tls,
-        )
-    )
-    with _signals() as received:
+    options = server_options(agent.settings.server)
+    server = QuietServer(uvicorn.Config(_app(agent), **options))
+    with signals() as received:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         told = asyncio.create_task(received.get())
         loading = asyncio.create_task(agent.load())
@@ -184,7 +93,7 @@ async def _serve(
                 watching.cancel()
             interrupted = told.done() and told.result() == signal.SIGINT
             if told.done():
-                await _drain(agent, received, drain_s)
+                await drain(agent, received, drain_s)
         finally:
             told.cancel()
             loading.cancel()
@@ -192,6 +101,16 @@ async def _serve(
             await serving
             await agent.close()
         return EXIT_INTERRUPTED if interrupted else 0
+
+
+def _app(agent: Agent) -> FastAPI:
+    if agent.settings.server.transcription_only:
+        from voice_agent.server.transcription_app import create_transcription_app
+
+        return create_transcription_app(agent)
+    from voice_agent.server.app import create_app  # which imports Pipecat
+
+    return create_app(agent)
 
 
 async def _give_up(agent: Agent, gone: Gone) -> NoReturn:
@@ -205,38 +124,3 @@ async def _give_up(agent: Agent, gone: Gone) -> NoReturn:
         logger.critical(str(gone))
         os._exit(EXIT_STUCK)  # an exit waits for every thread
     raise gone
-
-
-async def _drain(agent: Agent, received: asyncio.Queue[int], drain_s: float) -> None:
-    """Let sessions end, until the limit or a second signal."""
-    draining = asyncio.create_task(agent.sessions.drain(drain_s))
-    again = asyncio.create_task(received.get())
-    await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
-    if not draining.done():
-        draining.cancel()
-        await asyncio.gather(draining, return_exceptions=True)
-        await agent.sessions.drain(0.0)
-    again.cancel()
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers, which would end the process by the signal itself."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[asyncio.Queue[int]]:
-    """SIGTERM and SIGINT as items of a queue."""
-    loop = asyncio.get_running_loop()
-    received: asyncio.Queue[int] = asyncio.Queue()
-    handled = (signal.SIGTERM, signal.SIGINT)
-    for number in handled:
-        loop.add_signal_handler(number, received.put_nowait, number)
-    try:
-        yield received
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)

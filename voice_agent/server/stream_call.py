@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -26,6 +27,7 @@ from voice_agent.engine.recognizer import Deliver
 from voice_agent.server.limits import Pace, StreamLimits
 from voice_agent.server.serial import Serial
 from voice_agent.server.sessions import session_header
+from voice_agent.server.silence import Silence
 from voice_agent.server.socketless import CLOSED, SERVER_FAILED, Ended, ProtocolSession
 
 IDLE = 1011  # Deepgram's code for a client that sends nothing (NET-0001)
@@ -83,6 +85,7 @@ class StreamCall:
         self.id = session_id
         self._pool = pool
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._serial = Serial(pool, after=self._publish, crashed=self._crashed)
         self._limits = limits
         self._resumable = resumable
@@ -248,27 +251,28 @@ class StreamCall:
 
     async def _receive(self, connection: _Connection) -> int:
         """Read until the connection is closed; returns the close code."""
+        silence = Silence(self._silence_s)
         while True:
-            limit_s = self._limits.idle_s if self.session.ended is None else _CLOSE_HANDSHAKE_S
+            silence.begins()
             try:
-                async with asyncio.timeout(limit_s):
-                    message = await connection.ws.receive()
-            except TimeoutError:
+                message = await connection.ws.receive()
+            except asyncio.CancelledError:
+                if not silence.was_too_long():
+                    raise
                 if self.session.ended is not None:
                     await _close(connection.ws, self.session.ended)
                     return LOST
                 if self.session.closing:  # nothing has to come; the text that is owed has a limit
                     continue
+                limit_s = self._limits.idle_s
                 if self._resumable:  # a connection that is half open: its client may come back
                     await _close(connection.ws, Ended(IDLE, f"nothing came for {limit_s:g} s"))
                     return LOST
                 self._on_drop("idle")
-                self._fail(
-                    IDLE,
-                    "LimitError",
-                    f"nothing came for {limit_s:g} s; send audio, or KeepAlive now and then",
-                )
+                text = f"nothing came for {limit_s:g} s; send audio, or KeepAlive now and then"
+                self._fail(IDLE, "LimitError", text)
                 continue
+            silence.ends()
             if message["type"] == "websocket.disconnect":
                 return int(message.get("code") or LOST)
             data = message.get("bytes")
@@ -276,6 +280,9 @@ class StreamCall:
             self._posted += len(data)
             self._serial.post(partial(self._take_in, data))
             await self._hold_back()
+
+    def _silence_s(self) -> float:
+        return self._limits.idle_s if self.session.ended is None else _CLOSE_HANDSHAKE_S
 
     async def _hold_back(self) -> None:
         """Wait until the session can take more: for its backlog, then for the pace."""
@@ -311,9 +318,12 @@ class StreamCall:
         logger.opt(exception=error).error("a transcription session crashed")
         self._call_loop(self._crash)
 
-    def _call_loop(self, *call: object) -> None:
+    def _call_loop(self, call: Callable[..., None], *args: object) -> None:
+        if threading.get_ident() == self._thread:
+            call(*args)
+            return
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(*call)  # type: ignore[arg-type]
+            self._loop.call_soon_threadsafe(call, *args)
 
     # Out
 

@@ -1,6 +1,6 @@
 """The stretches of speech in a recording, each a segment for the recogniser.
 
-Silero VAD (the ONNX model inside Pipecat) scores windows of 512 samples, 32 ms:
+Silero VAD (`voice_agent.vad`) scores windows of 512 samples, 32 ms:
 
     score    . . . . # # # # # . # # # . . . . . . . . . . . . . . . .
     segment    |pre-roll|--------------------------|
@@ -129,17 +129,14 @@ def whole(pieces: Iterable[np.ndarray]) -> Generator[Piece]:
 
 
 def silero() -> Score:
-    """Load Pipecat's Silero VAD; its state belongs to one recording."""
-    from pipecat.audio.vad.silero import SileroVADAnalyzer
+    """Load the Silero VAD; its state belongs to one recording.
 
-    analyzer = SileroVADAnalyzer(sample_rate=SAMPLE_RATE)
-    analyzer.set_sample_rate(SAMPLE_RATE)
+    Raises:
+        NoVad: its model is not installed.
+    """
+    from voice_agent.vad import Vad
 
-    def score(window: np.ndarray) -> float:
-        pcm = (np.clip(window, -1.0, 1.0) * 32767.0).astype(np.int16)
-        return float(np.asarray(analyzer.voice_confidence(pcm.tobytes())).item())
-
-    return score
+    return Vad()
 
 
 def _windows(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

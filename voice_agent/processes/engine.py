@@ -1,0 +1,160 @@
+"""The engine process: one recogniser, on a Unix socket for the front-ends.
+
+    load        on a thread; what a person can mend is told and ends the process
+    serve       `voice_agent.link.host`
+    beat        every quarter of a second: alive, and whether the device is
+    died        the recogniser's thread has ended: so does the process, and the supervisor starts
+                another
+    SIGTERM     or the end of the supervisor: exit code 0
+
+The device is stuck where its thread has shown no heartbeat for `STUCK_S`, or a text has been owed
+for that long and no step was computed meanwhile. An engine that is late, but computes, is not
+stuck: it is overloaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from voice_agent.engine.recognizer import Recognizer
+from voice_agent.link.host import EngineHost
+from voice_agent.processes.control import (
+    BEAT_EVERY_S,
+    Beat,
+    Broken,
+    Control,
+    Ready,
+    Task,
+    task_and_control,
+)
+from voice_agent.server.watch import GONE_S, Pulse, WatchedRecognizer, watched
+
+STUCK_S = 1.25
+EXIT_BROKEN = 70
+
+
+def main() -> None:
+    """Run the process."""
+    from voice_agent.cli import logs
+    from voice_agent.server.listening import loop_factory
+
+    task, control = task_and_control()
+    log = task.settings.log
+    logs.set_up(task.verbose, level=log.level, as_json=log.format == "json")
+    # The engine's own thread waits for the interpreter no longer than that, whatever the socket's
+    # thread is doing.
+    sys.setswitchinterval(0.001)
+    factory = loop_factory(task.settings.server.event_loop)
+    code = asyncio.Runner(loop_factory=factory).run(_run(task, control))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a device that is stuck or a thread that loads would keep an exit waiting
+
+
+def load(task: Task) -> Recognizer:
+    """Load what the task names. Blocks."""
+    module, _, name = task.load.partition(":")
+    recognizer: Recognizer = getattr(importlib.import_module(module), name)(task.settings)
+    return recognizer
+
+
+async def _run(task: Task, control: Control) -> int:
+    from voice_agent.cli.errors import sentence
+    from voice_agent.server.agent import on_daemon_thread
+
+    ends = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ends.set)
+    told = asyncio.create_task(ends.wait())
+    orphaned = asyncio.create_task(control.supervisor_gone())
+    loading = asyncio.create_task(on_daemon_thread(partial(load, task)))
+    await asyncio.wait({told, orphaned, loading}, return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        return 0
+    if (error := loading.exception()) is not None:
+        told_as = sentence(error)
+        control.say(Broken(told_as or repr(error), mendable=told_as is not None))
+        return EXIT_BROKEN
+    recognizer, parts = watched(loading.result())
+    host = EngineHost(recognizer)
+    await host.listen(task.engine_socket)
+    control.say(Ready(about_of(recognizer)))
+    watching = asyncio.create_task(_watch(control, recognizer, parts))
+    await asyncio.wait({told, orphaned, watching}, return_when=asyncio.FIRST_COMPLETED)
+    if watching.done():
+        await asyncio.sleep(BEAT_EVERY_S)  # what streams have to be told is on its way
+        control.say(Broken(watching.result(), mendable=False))
+        return EXIT_BROKEN
+    await host.close()
+    return 0
+
+
+def about_of(recognizer: Recognizer) -> dict[str, Any]:
+    """What the supervisor says of a recogniser."""
+    return {
+        "name": recognizer.name,
+        "device": str(getattr(recognizer, "device", "an unnamed device")),
+        "languages": list(recognizer.languages),
+        "streaming": recognizer.streaming,
+    }
+
+
+async def _watch(
+    control: Control, recognizer: Recognizer, parts: Sequence[WatchedRecognizer]
+) -> str:
+    """Beat until a part of the recogniser has died; return of what."""
+    vitals = Vitals(recognizer, parts, time.monotonic())
+    while True:
+        for part in parts:
+            if part.died is not None:
+                return str(part.died)
+        control.say(Beat(vitals.stuck(time.monotonic())))
+        await asyncio.sleep(BEAT_EVERY_S)
+
+
+class Vitals:
+    """Whether the device still computes. Time is an argument."""
+
+    def __init__(
+        self, recognizer: Recognizer, parts: Sequence[WatchedRecognizer], now: float
+    ) -> None:
+        """Watch these.
+
+        Args:
+            recognizer: whose `stats` tell steps.
+            parts: whose heartbeats and debts are known.
+            now: a monotonic clock's time.
+        """
+        self._recognizer = recognizer
+        self._pulses = [(part, Pulse(part)) for part in parts]
+        self._ticks: int | None = None
+        self._since = self._looked = now
+
+    def stuck(self, now: float) -> str | None:
+        """Why it is stuck, or None where it is not."""
+        stats: Any = getattr(self._recognizer, "stats", None)
+        ticks = getattr(stats, "ticks", None)
+        if ticks != self._ticks:
+            self._ticks, self._since = ticks, now
+        since_s, self._looked = now - self._looked, now
+        for part, pulse in self._pulses:
+            if (still_s := pulse.still_s(since_s)) > STUCK_S:
+                return f"{part.name} has not answered for {still_s:.1f} s"
+            if ticks is not None and part.streaming:
+                owes_s, limit_s = min(part.owes_s(), now - self._since), STUCK_S
+            else:  # it tells no steps, and one that decodes whole segments may take its time
+                owes_s, limit_s = part.owes_s(), GONE_S
+            if owes_s > limit_s:
+                return f"{part.name} has owed a text for {owes_s:.1f} s and computes nothing"
+        return None
+
+
+if __name__ == "__main__":
+    main()
