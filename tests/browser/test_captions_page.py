@@ -69,6 +69,7 @@ def test_words_are_grey_then_black_with_their_language_and_the_answer(
     assert ("", f"You said: {SAID}.") in seen, "what is not yet spoken is grey"
     for kind in ("first", "final", "voice"):
         playwright.expect(caller.latency(kind)).to_have_text(MILLISECONDS)
+    playwright.expect(caller.sparkline("first")).to_have_attribute("d", re.compile(r"^M0.*L100"))
     announced = caller.page.locator("#announcer")
     playwright.expect(announced).to_have_text(re.compile(f"^Agent: .*{KANNADA}"))
     caller.page.screenshot(path=screenshots / "captions-page.png")
