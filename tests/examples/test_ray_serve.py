@@ -110,6 +110,7 @@ def pcm():
     return np.concatenate([said, np.zeros(3200, np.int16)])
 
 
+@pytest.mark.timeout(900)
 def test_two_replicas_hear_what_one_engine_hears_and_a_third_stream_is_refused(url, pcm):
     local = load_recognizer("tiny-en", device="cpu")
     wanted = transcribed(local, pcm)
