@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from training.align import Aligner
 from training.measure import plain
 from training.pool import write_shard
+from training.voices import speller
 
 GROUPS = {
     "ls100": "reading",
@@ -26,8 +28,11 @@ GROUPS = {
 }
 
 
-def human_clips(manifest: Path) -> Iterator[tuple[np.ndarray, str, str]]:
-    """Yield (int16 audio, text, `group/speaker`) of every English clip with a transcript."""
+def human_clips(manifest: Path, aligner: Aligner | None = None) -> Iterator[tuple]:
+    """Yield (int16 audio, text, `group/speaker`) of every English clip with a transcript.
+
+    With an aligner, its phones and words follow where the text fits the audio.
+    """
     for line in manifest.read_text().splitlines():
         row = json.loads(line)
         if row["lang"] != "en" or not row.get("text"):
@@ -40,7 +45,8 @@ def human_clips(manifest: Path) -> Iterator[tuple[np.ndarray, str, str]]:
         text = plain(row["text"])
         if text:
             scaled = np.round(audio * (16000.0 / peak)).astype(np.int16)
-            yield scaled, text, f"{group}/{row.get('speaker') or 'unknown'}"
+            found = (aligner(scaled, text) if aligner else None) or ()
+            yield scaled, text, f"{group}/{row.get('speaker') or 'unknown'}", *found
 
 
 def main() -> None:
@@ -48,8 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("pool", type=Path)
+    parser.add_argument("--align", action="store_true", help="find what is said when")
     args = parser.parse_args()
-    seconds = write_shard(args.pool, "human", human_clips(args.manifest))
+    aligner = Aligner(spell=speller()) if args.align else None
+    seconds = write_shard(args.pool, "human", human_clips(args.manifest, aligner))
     print(f"human speech: {seconds / 3600:.2f} h")
 
 

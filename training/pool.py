@@ -1,9 +1,9 @@
 """The pool of training speech: shards on disk that synthesis appends to while training reads.
 
 A shard is `NAME.pcm` (int16, 16 kHz, utterances end to end) and `NAME.json`, a list of
-`{"samples", "text", "voice"}`, and `"phones"` and `"ends"` (in samples) where the voice told what
-it said when. The JSON is renamed into place last, so a reader that sees it sees
-the whole shard.
+`{"samples", "text", "voice"}`, with `"phones"` and `"ends"` (in samples) where the voice told what
+it said when or an aligner found it, and then `"words"` too: [word, begin, end]. The JSON is renamed
+into place last, so a reader that sees it sees the whole shard.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.align import UNKNOWN, common
 from training.mel import SAMPLE_RATE
 
 MAX_TOKENS = 240
 PHONES = (
-    "pau aa ae ah ao aw ax axr ay b ch d dh dx eh el em en er ey f g hh hv ih iy jh k l m n nx ng "
-    "ow oy p r s sh t th uh uw v w y z zh"
-).split()  # radio_phones of Flite's usenglish
+    "pau aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw "
+    "v w y z zh"
+).split()  # what CMU's dictionary and Flite's radio phones have in common, see training.align
 MARGIN_S = 0.8  # at most, of silence before and after an utterance
 
 
 def write_shard(folder: Path, name: str, utterances: Iterable[tuple]) -> float:
-    """Write (int16 audio, text, voice) or (..., phones with their ends) as one shard.
+    """Write (int16 audio, text, voice[, phones with their ends[, words]]) as one shard.
 
     Returns:
         Its seconds.
@@ -37,12 +38,14 @@ def write_shard(folder: Path, name: str, utterances: Iterable[tuple]) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     rows, samples = [], 0
     with (folder / f"{name}.pcm").open("wb") as out:
-        for audio, text, voice, *phones in utterances:
+        for audio, text, voice, *known in utterances:
             out.write(audio.astype("<i2").tobytes())
             row = {"samples": len(audio), "text": text, "voice": voice}
-            for spoken in phones:
-                row["phones"] = " ".join(phone for phone, _ in spoken)
-                row["ends"] = [end for _, end in spoken]
+            if known:
+                row["phones"] = " ".join(common(phone) for phone, _ in known[0])
+                row["ends"] = [end for _, end in known[0]]
+            if known[1:]:
+                row["words"] = known[1]
             rows.append(row)
             samples += len(audio)
     part = folder / f".{name}.json.part"
@@ -99,7 +102,9 @@ class Pool:
             return
         self.by_group.setdefault(row["voice"].split("/")[0], []).append(len(self.start))
         if "phones" in row:
-            named = np.array([PHONES.index(phone) for phone in row["phones"].split()])
+            named = np.array(
+                [-100 if p == UNKNOWN else PHONES.index(p) for p in row["phones"].split()]
+            )
             self.phones[len(self.start)] = (named, np.array(row["ends"]))
         self.start.append(start)
         self.length.append(samples)

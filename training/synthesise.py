@@ -14,8 +14,18 @@ import random
 import time
 from pathlib import Path
 
+from training import voices
+from training.align import Aligner
 from training.pool import write_shard
 from training.speech_text import Script
+
+
+def flite_folder(files: Path | None) -> Path | None:
+    """Where Flite's libraries are: `files/flite`, with what they stand on, or the system."""
+    folder = files / "flite" if files and (files / "flite").is_dir() else None
+    if folder:
+        ctypes.CDLL(str(folder / "libasound.so.2"), mode=ctypes.RTLD_GLOBAL)
+    return folder
 
 
 def load_voice(name: str, files: Path | None, device: str) -> object:
@@ -27,15 +37,10 @@ def load_voice(name: str, files: Path | None, device: str) -> object:
             libraries; absent means the system's own).
         device: where the neural voices run.
     """
-    from training import voices
-
     if name == "pico":
         return voices.pico()
     if name == "flite":
-        folder = files / "flite" if files and (files / "flite").is_dir() else None
-        if folder:
-            ctypes.CDLL(str(folder / "libasound.so.2"), mode=ctypes.RTLD_GLOBAL)
-        return voices.flite(folder)
+        return voices.flite(flite_folder(files))
     if name == "espeak":
         return voices.Espeak()
     if files is None:
@@ -69,6 +74,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10.0, help="of wall time")
     parser.add_argument("--shards", type=int, default=10**9, help="stop after so many")
+    parser.add_argument(
+        "--align", action="store_true", help="find the phones of voices that do not tell them"
+    )
     parser.add_argument("--shard-seconds", type=float, default=240.0)
     args = parser.parse_args()
 
@@ -76,6 +84,7 @@ def main() -> None:
     draw = random.Random(args.seed + 10_000)
     names = args.voices.split(",")
     loaded = {name: load_voice(name, args.files, args.device) for name in names}
+    aligner = Aligner(spell=voices.speller(flite_folder(args.files))) if args.align else None
     end, made = time.time() + 60 * args.minutes, 0.0
     for shard in range(args.shards):
         if time.time() > end:
@@ -88,6 +97,8 @@ def main() -> None:
             text = script.line()
             audio, voice, *phones = loaded[draw.choice(names)](text, draw)  # type: ignore[operator]
             if 3000 < len(audio) < 18 * 16000:
+                if aligner and not phones and (found := aligner(audio, text)):
+                    phones = [found[0]]
                 rows.append((audio, text, voice, *phones))
                 seconds += len(audio) / 16000
         if rows:

@@ -30,22 +30,28 @@ from training.speech_text import clean
 from training.trainer import Recipe, Trainer
 
 SHARES = {
-    "reading": 0.10,
-    "accent": 0.015,
+    "reading": 0.06,
+    "splice": 0.14,
+    "accent": 0.01,
     "orders": 0.03,
     "digits": 0.02,
-    "kokoro": 0.42,
-    "joe": 0.13,
-    "pico": 0.12,
-    "flite": 0.3,
-    "espeak": 0.03,
+    "kokoro": 0.24,
+    "joe": 0.16,
+    "pico": 0.14,
+    "flite": 0.18,
+    "espeak": 0.02,
 }
 FINAL_SHARES = SHARES | {
-    "flite": 0.13,
-    "reading": 0.40,
-    "accent": 0.03,
+    "reading": 0.14,
+    "splice": 0.3,
+    "accent": 0.02,
     "orders": 0.05,
     "digits": 0.03,
+    "kokoro": 0.2,
+    "flite": 0.08,
+    "pico": 0.08,
+    "joe": 0.09,
+    "espeak": 0.01,
 }
 SMOKE_SHAPE = ModelShape(
     d_model=32,
@@ -86,10 +92,16 @@ def make_data(args: argparse.Namespace, shards: int | None = None) -> None:
     )
     make_tokenizer(books, args.shape.vocab_size, args.work / "tokenizer.model")
     if args.speech:
+        from training.align import Aligner
         from training.human import human_clips
         from training.pool import write_shard
+        from training.splice import write_spliced
+        from training.voices import speller
 
-        write_shard(pool, "human", human_clips(args.speech / "train/manifest.jsonl"))
+        aligner = Aligner(spell=speller()) if args.align else None
+        write_shard(pool, "human", human_clips(args.speech / "train/manifest.jsonl", aligner))
+        if aligner:
+            write_spliced(pool, args.splice_hours, args.seed)
     workers = []
     for seed in range(args.workers):
         command = [sys.executable, "-m", "training.synthesise", "--voices", args.voices]
@@ -99,6 +111,8 @@ def make_data(args: argparse.Namespace, shards: int | None = None) -> None:
             command += ["--examples", str(args.examples)]
         if args.files:
             command += ["--files", str(args.files)]
+        if args.align:
+            command += ["--align"]
         if shards is not None:
             command += ["--shards", str(shards)]
         workers.append(subprocess.Popen(command))
@@ -166,6 +180,7 @@ def smoke(args: argparse.Namespace) -> None:
         "peter piper picked a peck of pickled peppers\nwe have gone to visit the old mill\n"
     )
     args.device, args.teacher, args.deadline, args.pool_hours = "cpu", None, None, 0.1
+    args.align = False
     make_data(args, shards=2)
     recipe = Recipe(
         seconds_per_batch=30.0,
@@ -207,6 +222,15 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--files", type=Path, help="folder of neural voices' models")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--data-minutes", type=float, default=15.0, help="of synthesis")
+    parser.add_argument(
+        "--align",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="find what is said when, by forced alignment; needs PocketSphinx and Flite",
+    )
+    parser.add_argument(
+        "--splice-hours", type=float, default=24.0, help="of new sentences out of human words"
+    )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(
@@ -230,6 +254,7 @@ def arguments() -> argparse.ArgumentParser:
         default=Recipe().rnnt_rows,
         help="share of a batch that the transducer's loss is computed on",
     )
+    parser.add_argument("--ema", type=float, default=Recipe().ema_decay, help="decay a step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("voice_agent/models/tiny-en.nemo"))
@@ -255,6 +280,7 @@ def main() -> None:
             learning_rate=args.rate,
             gentle=args.gentle,
             rnnt_rows=args.rnnt_rows,
+            ema_decay=args.ema,
             shares=SHARES,
             final_shares=FINAL_SHARES,
             seed=args.seed,

@@ -45,6 +45,7 @@ class Recipe:
     rnnt_rows: float = 1.0  # share of a batch that the transducer, the dearest loss, is given
     rnnt_from: float = 0.1  # progress until which CTC alone aligns the encoder, at half the cost
     teacher_weight: float = 1.0
+    teacher_floor: float = 0.2  # share of that weight which stays to the end
     short_part: float = 0.15  # progress until which utterances are short, which align sooner
     short_s: float = 4.0
     phones_part: float = 0.8  # progress until which frames are told their phones
@@ -147,6 +148,11 @@ class Trainer:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
 
+    def _half(self) -> torch.autocast:
+        """Bfloat16 where it pays; oneDNN's LSTM refuses it on CPUs without such instructions."""
+        native = self.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=native)
+
     @torch.no_grad()
     def _calibrate(self, mel: Tensor, frames: Tensor) -> None:
         """Fold the features' mean and deviation into the first layers, which start near zero mean.
@@ -206,7 +212,7 @@ class Trainer:
         right = int(self.rng.choice(contexts, p=odds / odds.sum()))
         model = self.student.model
         telling = max(0.0, 1.0 - progress / self.recipe.phones_part)
-        with torch.autocast(device.type, torch.bfloat16):
+        with self._half():
             # Losses inside the stack (arXiv 2102.03216) let its lower part learn before the upper.
             third = max(1, self.shape.n_layers // 3)
             encoded, lengths, inner = model.encoder(mel, frames, right, (third - 1, 2 * third - 1))
@@ -228,9 +234,9 @@ class Trainer:
         )
         losses = {"ctc": outer, "inner": sum(within) / len(within)}
         aligning = 0.5 * losses["ctc"] + 0.5 * losses["inner"]
-        fading = self.recipe.teacher_weight * max(0.0, 1.0 - progress / 0.8)
+        fading = self.recipe.teacher_weight * max(self.recipe.teacher_floor, 1.0 - progress / 0.8)
         if self.ear and self.student.teacher and fading > 0:
-            with torch.autocast(device.type, torch.bfloat16):
+            with self._half():
                 heard = self.student.teacher(inner[-1], self.ear(clean), lengths)
             losses["teacher"] = heard
         if progress < self.recipe.rnnt_from:
@@ -280,7 +286,7 @@ class Trainer:
         history = F.pad(targets, (1, 0), value=model.blank)
         forget = torch.rand(len(targets), 1, device=self.device) * 0.3
         forgotten = torch.rand(history.shape, device=self.device) < forget
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self._half():
             predicted, _ = model.decoder(history.masked_fill(forgotten, model.blank))
             logits = model.joint(encoded, dropout(predicted, 0.1, True))
         return rnnt_loss(logits, targets, lengths, counts, model.blank).sum() / counts.sum()
@@ -336,6 +342,7 @@ class Trainer:
                 self._shares(progress),
                 half * self.recipe.seconds_per_batch,
                 self.rng,
+                draw=max(3000, round(8 * self.recipe.seconds_per_batch)),
                 longest_s=self.recipe.short_s if progress < self.recipe.short_part else math.inf,
             )
             for rows, speeds in batches:

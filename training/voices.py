@@ -144,6 +144,12 @@ def flite(library_folder: Path | None = None) -> Callable[[str, random.Random], 
     return speak
 
 
+def speller(library_folder: Path | None = None) -> Callable[[str], list[str]]:
+    """Return a function from a word to the phones that Flite says it with."""
+    speak, still = flite(library_folder), random.Random(0)
+    return lambda word: [phone for phone, _ in speak(word, still)[2]]
+
+
 class Espeak:
     """eSpeak NG through ctypes: a voice of many accents, and the phonemes for neural voices."""
 

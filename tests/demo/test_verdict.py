@@ -44,7 +44,7 @@ def test_the_right_words_and_a_reply_are_a_good_call():
 
 def test_hearing_only_what_the_clip_repeats_is_not_enough():
     (complaint,) = complaints(clip(), heard("it was the " * 8))
-    assert complaint == "19% of the clip's different words were heard, wanted 25%"
+    assert complaint == "19% of the clip's different words were heard, wanted 50%"
 
 
 def test_a_list_of_the_clips_words_is_not_enough_either():
