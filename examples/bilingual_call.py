@@ -50,17 +50,19 @@ async def spoken(phrases: Sequence[tuple[str, str]]) -> np.ndarray:
 
 async def call(
     url: str,
-    phrases: Sequence[tuple[str, str]] = PHRASES,
+    pcm: np.ndarray,
+    finals: int,
     on_message: Callable[[Message], None] = lambda message: None,
     limit_s: float = 15.0,
 ) -> list[Message]:
-    """Place one call and say the phrases.
+    """Place one call and play the audio into it.
 
     Args:
         url: of the server.
-        phrases: voice and text of each.
+        pcm: what the caller says: int16, 48 kHz mono, shape (n,).
+        finals: the call is over once so many segments have been transcribed and answered.
         on_message: gets each server message as it comes.
-        limit_s: seconds after the last phrase in which it must have been answered.
+        limit_s: seconds after the last sample in which that must have come about.
 
     Returns:
         All server messages, and the agent's sentences as {"type": "agent", "text": ...}, in order.
@@ -69,7 +71,7 @@ async def call(
     said: set[str] = set()
     ready, answered = asyncio.Event(), asyncio.Event()
 
-    def heard(raw: str | bytes) -> None:
+    def on_data(raw: str | bytes) -> None:
         message = json.loads(raw)
         match message["type"]:
             case "bot-ready":
@@ -83,15 +85,15 @@ async def call(
     def take(message: Message) -> None:
         messages.append(message)
         on_message(message)
-        finals = [m for m in messages if m["type"] == "caption" and m["final"]]
-        if message["type"] == "agent" and len(finals) >= len(phrases):
+        heard = sum(m["type"] == "caption" and m["final"] for m in messages)
+        if message["type"] == "agent" and heard >= finals:
             answered.set()
 
-    microphone = ClipTrack(await spoken(phrases))
+    microphone = ClipTrack(pcm)
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     try:
         channel = peer.createDataChannel("rtvi")
-        channel.on("message", heard)
+        channel.on("message", on_data)
         channel.on("open", lambda: channel.send(json.dumps(hello())))
         peer.addTrack(microphone)
         await peer.setLocalDescription(await peer.createOffer())
@@ -146,6 +148,10 @@ def show(message: Message) -> None:
             print(f"     {message['problem']}")
 
 
+async def main(url: str) -> None:
+    """Say the phrases to the agent at an address."""
+    await call(url, await spoken(PHRASES), len(PHRASES), show)
+
+
 if __name__ == "__main__":
-    where = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7860"
-    asyncio.run(call(where, on_message=show))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7860"))

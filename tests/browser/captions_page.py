@@ -82,6 +82,9 @@ class CaptionsPage:
     def latency(self, kind: str) -> Locator:
         return self.page.locator(f"#latency [data-kind={kind}] dd span")
 
+    def sparkline(self, kind: str) -> Locator:
+        return self.page.locator(f"#latency [data-kind={kind}] path.line")
+
     def serious_faults(self) -> list[str]:
         """What axe-core finds wrong with the page as it is, as far as it is serious."""
         if not self.page.evaluate("'axe' in window"):

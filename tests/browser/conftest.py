@@ -124,10 +124,15 @@ def visit(browse, tmp_path) -> Callable[[str, Clip | None], Visit]:
     return visit
 
 
-def microphone(clip: Clip, folder: Path, *, pauses_s: tuple[float, ...] = (60.0,)) -> str:
-    """The clip after a second of silence (in which the call begins), and a pause after it.
+AGAIN_S = 20.0
 
-    With several pauses the clip is said before each of them.
+
+def microphone(
+    clip: Clip, folder: Path, *, pauses_s: tuple[float, ...] = (AGAIN_S, AGAIN_S, 60.0)
+) -> str:
+    """The clip after a second of silence, in which the call begins, and before each pause.
+
+    On a busy machine a call takes longer than that to begin, so the clip is said again.
     """
     path = folder / "microphone.wav"
     pieces = [np.zeros(CLIP_RATE, np.int16)]

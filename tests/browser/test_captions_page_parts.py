@@ -53,6 +53,19 @@ def test_latency_is_from_the_sound_to_what_it_brings(server, browse):
     assert told == {"first": 400, "final": 320, "voice": 1220}
 
 
+def test_dark_or_light_is_the_systems_until_one_is_chosen_and_then_kept(server, browse):
+    page = browse(server.url, color_scheme="dark").page
+    light, dark = "rgb(243, 246, 248)", "rgb(16, 22, 27)"
+    button = page.get_by_role("button", name="Dark", exact=True)
+    for colour, pressed in ((dark, "true"), (light, "false")):
+        assert button.get_attribute("aria-pressed") == pressed
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == colour
+        button.click()
+    button.click()
+    page.reload()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
+
+
 def test_a_language_decided_before_the_first_words_marks_them(server, browse):
     page = browse(server.url).page
     shown = page.evaluate(

@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from tests.docs.conftest import ROOT
+from tests.support.voice import speech
 from voice_agent.models import describe
 
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE")
@@ -55,14 +56,20 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unpacked(wheel) -> Path:
-    folder = wheel.parent / "unpacked"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
+def installed(wheel) -> Path:
+    """An environment that holds the wheel alone; what it depends on is this one's."""
+    folder = wheel.parent / "installed"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--quiet"]
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", "--target", folder, wheel],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
-def test_every_file_of_the_package_is_in_it(unpacked):
+def test_every_file_of_the_package_is_in_it(installed):
     listed = subprocess.run(
         ["git", "ls-files", "voice_agent"], cwd=ROOT, capture_output=True, text=True
     )
@@ -70,20 +77,20 @@ def test_every_file_of_the_package_is_in_it(unpacked):
         pytest.skip("this is no git checkout, so nobody knows what belongs to it")
     files = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
     assert "voice_agent/py.typed" in files
-    assert [name for name in files if not (unpacked / name).is_file()] == []
+    assert [name for name in files if not (installed / name).is_file()] == []
 
 
-def test_its_licence_is_in_it(unpacked):
-    (folder,) = unpacked.glob("voice_agent-*.dist-info")
+def test_its_licence_is_in_it(installed):
+    (folder,) = installed.glob("voice_agent-*.dist-info")
     assert (folder / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert "License-Expression: BSD-2-Clause" in (folder / "METADATA").read_text()
 
 
-def run(unpacked: Path, folder: Path, *arguments: str) -> str:
+def run(installed: Path, folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        env={**os.environ, "PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
     )
@@ -91,11 +98,16 @@ def run(unpacked: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_works_from_another_directory(unpacked, tmp_path):
+def test_it_works_from_another_directory(installed, tmp_path):
     embedded = [m.info.name for m in describe() if m.info.kind == "embedded" and m.path]
     assert embedded
-    run(unpacked, tmp_path, "-c", WORKS, str(unpacked), *embedded)
+    run(installed, tmp_path, "-c", WORKS, str(installed), *embedded)
 
 
-def test_its_command_runs_there(unpacked, tmp_path):
-    assert "tiny-en" in run(unpacked, tmp_path, "-m", "voice_agent.cli", "models")
+def test_its_command_runs_there(installed, tmp_path):
+    soundfile.write(tmp_path / "talk.wav", speech(), 16_000)
+    command = str(installed / "bin" / "voice-agent")
+    assert "transcribe" in run(installed, tmp_path, command, "--help")
+    assert "tiny-en" in run(installed, tmp_path, command, "models")
+    heard = run(installed, tmp_path, command, "transcribe", "talk.wav", "--device", "cpu")
+    assert any(letter.isalpha() for letter in heard)

@@ -267,7 +267,10 @@ LABELS = ("en: English", "hi: Hindi", "kn: Kannada", "ta: Tamil")
 
 
 def test_ecapa_opens_speechbrains_layout_and_gives_its_answer(tmp_path):
-    pytest.importorskip("speechbrain", reason="SpeechBrain is not installed")
+    try:
+        import speechbrain.inference.classifiers  # noqa: F401
+    except (ImportError, OSError) as error:
+        pytest.skip(f"SpeechBrain does not run here: {error}")
     from hyperpyyaml import load_hyperpyyaml
 
     text = ECAPA.replace("FOLDER", str(tmp_path))

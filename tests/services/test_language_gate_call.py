@@ -1,48 +1,62 @@
-"""Two-language calls over real WebRTC: aiortc, Opus, the whole server, tiny-kn and tiny-lid.
+"""Two-language calls over real WebRTC: aiortc, Opus, the whole server, the models that ship.
 
-English is a scripted recogniser's, so that what the test is about (who writes which segment) does
-not hang on what a small English model hears.
+English is a person reading Dickens, Kannada is espeak-ng's, which tiny-kn was trained on. The
+embedded models mishear, so words are held to bounds as wide as the demo's; who writes which
+segment, in which script, in which order and how often is not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import urllib.request
-from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.examples.load import load_example
 from tests.support.agent_server import RunningServer
-from tests.support.scripted import ScriptedRecognizer
 from voice_agent.config import load_settings
-from voice_agent.engine.gate import GatedRecognizer, GateSettings
-from voice_agent.engine.indic_conformer import load_indic_conformer
+from voice_agent.demo.clip import CLIP_RATE, known_clip
+from voice_agent.demo.verdict import heard_share
+from voice_agent.engine.errors import EngineError
+from voice_agent.engine.gate import GateSettings, load_gate
 from voice_agent.engine.lid import load_language_identifier
 
-ENGLISH = [(0.4, "good"), (0.9, "good morning")]
-KANNADA = range(0x0C80, 0x0D00)
+jiwer = pytest.importorskip("jiwer", reason="needs the extra 'bench'")
+pytest.importorskip("moonshine_voice", reason="its clip needs the extra 'demo'")
+
+example = load_example("bilingual_call")
+
+KANNADA = "ಮಕ್ಕಳು ಶಾಲೆಗೆ ಹೋದರು, ನಾನು ಬೆಂಗಳೂರಿಗೆ ಹೋಗುತ್ತೇನೆ."
+TIMES, WISDOM = "it was the best of times it was the worst of times", "it was the age of wisdom"
+LETTERS = {"en": range(0x61, 0x7B), "kn": range(0x0C80, 0x0D00)}
 
 
-def load_example():
-    path = Path(__file__).parents[2] / "examples" / "bilingual_call.py"
-    spec = importlib.util.spec_from_file_location("bilingual_call", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+class Identifier:
+    """tiny-lid, until it is told to fail or to take its time."""
 
+    def __init__(self):
+        self._lid = load_language_identifier("embedded")
+        self.name, self.languages = self._lid.name, self._lid.languages
+        self.sick = asyncio.Event()
 
-example = load_example()
+    def identify(self, pcm):
+        if self.sick.is_set():
+            raise EngineError("the device fell off the bus")
+        return self._lid.identify(pcm)
 
 
 @pytest.fixture(scope="module")
-def running():
-    gate = GatedRecognizer(
-        {
-            "en": ScriptedRecognizer(ENGLISH, name="scripted-en"),
-            "kn": load_indic_conformer("tiny-kn", device="cpu"),
-        },
-        load_language_identifier("embedded"),
+def identifier():
+    return Identifier()
+
+
+@pytest.fixture(scope="module")
+def running(identifier):
+    gate = load_gate(
+        {"en": "tiny-en", "kn": "tiny-kn"},
+        identifier=identifier,
+        device="cpu",
         settings=GateSettings(patience_s=5.0),  # the test machine may be busy
     )
     overrides = {"gate.enabled": True, "turn.smart": False, "server.max_sessions": 2}
@@ -58,49 +72,112 @@ def server(running):
     running.assert_idle()
 
 
+@pytest.fixture(scope="module")
+def said():
+    """What callers say and what is no speech, 48 kHz."""
+    clip = known_clip()
+    rng, note = np.random.default_rng(0), np.arange(CLIP_RATE // 2) / CLIP_RATE
+    melody = [np.sin(2 * np.pi * hz * note) * np.exp(-3 * note) for hz in (262, 294, 330, 392)]
+    sentence = asyncio.run(example.spoken([("kn", KANNADA)]))  # and the pause after it
+    return {
+        "times": clip.pcm[: round(4.3 * CLIP_RATE)],
+        "wisdom": clip.pcm[round(4.3 * CLIP_RATE) : round(5.75 * CLIP_RATE)],
+        "kannada": sentence[: -round((example.PAUSE_S - 0.1) * CLIP_RATE)],
+        "noise": rng.normal(0, 1500, 2 * CLIP_RATE).astype(np.int16),
+        "music": (9000 * np.concatenate(melody)).astype(np.int16),
+        "pause": np.zeros(round(example.PAUSE_S * CLIP_RATE), np.int16),
+    }
+
+
+def sequence(said, *names):
+    """These sounds one after the other, each with a pause after it."""
+    return np.concatenate([piece for name in names for piece in (said[name], said["pause"])])
+
+
 def finals(messages):
     return [m for m in messages if m["type"] == "caption" and m["final"]]
 
 
-def sentences(messages):
+def decisions(messages):
+    return [m for m in messages if m["type"] == "language"]
+
+
+def runs(languages):
+    """Languages in order, those that follow themselves once: a VAD may cut a sentence in two."""
+    return [code for i, code in enumerate(languages) if i == 0 or languages[i - 1] != code]
+
+
+def text_in(language, messages):
+    return " ".join(m["text"] for m in finals(messages) if m["language"] == language)
+
+
+def assert_script(language, text):
+    letters = [c for c in text.lower() if c.isalpha()]
+    assert letters and all(ord(c) in LETTERS[language] for c in letters), text
+
+
+def answers(messages):
     return " ".join(m["text"] for m in messages if m["type"] == "agent")
 
 
-def in_kannada_script(text: str) -> bool:
-    letters = [c for c in text if c.isalpha()]
-    return bool(letters) and all(ord(c) in KANNADA for c in letters)
+async def test_each_language_is_written_once_in_order_and_what_is_no_speech_is_not(server, said):
+    pcm = sequence(said, "noise", "times", "kannada", "music", "wisdom", "noise")
+    messages = await example.call(server.url, pcm, finals=3)
 
+    heard = finals(messages)
+    assert runs([m["language"] for m in heard]) == ["en", "kn", "en"]
+    for final in heard:
+        assert_script(final["language"], final["text"])
+    assert heard_share(f"{TIMES} {WISDOM}", text_in("en", messages)) >= 1 / 4
+    assert jiwer.cer(KANNADA, text_in("kn", messages)) < 0.5
 
-async def test_english_and_kannada_finals_come_in_order_each_once_with_their_decisions(server):
-    messages = await example.call(server.url)
-    assert [m["language"] for m in finals(messages)] == ["en", "kn", "en"]
-    first, second, third = (m["text"] for m in finals(messages))
-    assert first == third == "good morning"
-    assert in_kannada_script(second)
-    decided = [m for m in messages if m["type"] == "language"]
-    assert {m["language"]: m["recognizer"] for m in decided} == {
-        "en": "scripted-en",
-        "kn": "tiny-kn",
+    # Each final has its last decision, and noise and music have none.
+    decided = decisions(messages)
+    last = [m for m in decided if m["reason"] in ("final", "prior")]
+    assert [m["language"] for m in last] == [m["language"] for m in heard]
+    assert {(m["language"], m["recognizer"]) for m in decided} == {
+        ("en", "tiny-en"),
+        ("kn", "tiny-kn"),
     }
-    assert [m["language"] for m in decided if m["reason"] == "final"] == ["en", "kn", "en"]
-    metrics = await asyncio.to_thread(
-        lambda: urllib.request.urlopen(f"{server.url}/metrics").read()
-    )
-    counted = [
-        line
-        for line in metrics.decode().splitlines()
-        if line.startswith("voice_agent_gate_decisions")
-    ]
-    assert any('language="kn"' in line and 'recognizer="tiny-kn"' in line for line in counted)
+    counted = await asyncio.to_thread(counters, server.url)
+    for code, name in (("en", "tiny-en"), ("kn", "tiny-kn")):
+        labels = f'language="{code}",reason="final",recognizer="{name}",reversed="false"'
+        assert any(labels in line for line in counted), counted
 
 
-async def test_two_callers_at_once_speak_different_languages(server):
+def counters(url):
+    lines = urllib.request.urlopen(f"{url}/metrics").read().decode().splitlines()
+    return [line for line in lines if line.startswith("voice_agent_gate_decisions_total{")]
+
+
+async def test_two_callers_at_once_are_heard_and_answered_each_in_their_language(server, said):
     english, kannada = await asyncio.gather(
-        example.call(server.url, example.PHRASES[:1]),
-        example.call(server.url, example.PHRASES[1:2]),
+        example.call(server.url, sequence(said, "times"), finals=1),
+        example.call(server.url, sequence(said, "kannada"), finals=1),
     )
-    assert [m["language"] for m in finals(english)] == ["en"]
-    assert [m["language"] for m in finals(kannada)] == ["kn"]
-    # What is heard is answered, and in its language.
-    assert "You said: good morning" in sentences(english)
-    assert in_kannada_script(sentences(kannada))
+    assert runs([m["language"] for m in finals(english)]) == ["en"]
+    assert runs([m["language"] for m in finals(kannada)]) == ["kn"]
+    assert_script("en", answers(english))
+    assert_script("kn", answers(kannada))
+
+
+async def test_a_caller_who_changes_language_without_a_pause_is_followed(server, said):
+    pcm = np.concatenate([said["times"], said["kannada"], said["kannada"], said["pause"]])
+    messages = await example.call(server.url, pcm, finals=1)
+    assert runs([m["language"] for m in decisions(messages)]) == ["en", "kn"]
+    assert finals(messages)[-1]["language"] == "kn"
+    assert_script("kn", finals(messages)[-1]["text"])
+
+
+async def test_without_its_identifier_a_call_goes_on_in_the_default_language_and_is_told(
+    server, identifier, said
+):
+    identifier.sick.set()
+    try:
+        messages = await example.call(server.url, sequence(said, "times"), finals=1)
+    finally:
+        identifier.sick.clear()
+    assert decisions(messages) == []
+    assert [m["language"] for m in finals(messages)] == ["en"] * len(finals(messages)) != []
+    told = [m["problem"] for m in messages if m["type"] == "gate_trouble"]
+    assert any("the device fell off the bus" in problem for problem in told)

@@ -27,9 +27,11 @@ class EcapaIdentifier:
         model = model or DEFAULT
         try:
             from speechbrain.inference.classifiers import EncoderClassifier
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: its torchaudio is not for this PyTorch
             raise ModelNotFound(
-                model, f"ECAPA needs SpeechBrain ({error}); run `pip install speechbrain`"
+                model,
+                f"ECAPA needs SpeechBrain, and a torchaudio for the PyTorch that is installed "
+                f"({error}); run `pip install speechbrain`",
             ) from error
         import torch
 

@@ -102,13 +102,18 @@ export class LatencyStrip {
       const tile = document.createElement("div");
       const [term, value] = [document.createElement("dt"), document.createElement("dd")];
       const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-      const line = document.createElementNS(svg.namespaceURI, "polyline");
+      const path = (name) => {
+        const made = document.createElementNS(svg.namespaceURI, "path");
+        made.setAttribute("class", name);
+        made.setAttribute("vector-effect", "non-scaling-stroke");
+        svg.append(made);
+        return made;
+      };
       term.textContent = name;
       svg.setAttribute("viewBox", "0 0 100 24");
       svg.setAttribute("preserveAspectRatio", "none");
       svg.setAttribute("aria-hidden", "true");
-      line.setAttribute("vector-effect", "non-scaling-stroke");
-      svg.append(line);
+      const [area, line, newest] = ["area", "line", "now"].map(path);
       const number = document.createElement("span");
       number.textContent = "–";
       svg.toggleAttribute("hidden", true); // until there is something to compare
@@ -117,23 +122,27 @@ export class LatencyStrip {
       tile.dataset.kind = kind;
       tile.title = meaning;
       list.append(tile);
-      this.#tiles[kind] = { number, svg, line, past: [] };
+      this.#tiles[kind] = { number, svg, area, line, newest, past: [] };
     }
   }
 
   show(kind, ms) {
-    const { number, svg, line, past } = this.#tiles[kind];
+    const { number, svg, area, line, newest, past } = this.#tiles[kind];
     past.push(ms);
     if (past.length > 24) past.shift();
     number.textContent = `${Math.round(ms)} ms`;
     if (past.length < 2) return;
     svg.toggleAttribute("hidden", false);
-    line.setAttribute("points", points(past));
+    const points = pointsOf(past);
+    line.setAttribute("d", `M${points.join("L")}`);
+    area.setAttribute("d", `M${points.join("L")}V24H0Z`);
+    newest.setAttribute("d", `M${points.at(-1)}h0`); // a line without length is a round dot
   }
 }
 
-function points(values) {
+/** From 0 at the bottom to the largest at the top, in the box of the sparkline. */
+function pointsOf(values) {
   const top = Math.max(...values);
   const step = 100 / (values.length - 1);
-  return values.map((ms, i) => `${(i * step).toFixed(1)},${(22 - (20 * ms) / top).toFixed(1)}`).join(" ");
+  return values.map((ms, i) => `${(i * step).toFixed(1)},${(22 - (20 * ms) / top).toFixed(1)}`);
 }
