@@ -1,0 +1,48 @@
+"""What one step of the device says: flat arrays, so that silent lanes cost nothing.
+
+No torch here. The runner writes it, the scheduler reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Emissions:
+    """All tokens of one step, flat, sorted by lane and then in the order of speaking.
+
+    Attributes:
+        lanes: int32, shape (m,): index into the step's batch.
+        tokens: int32, shape (m,): ids.
+        frames: int32, shape (m,): frame within the chunk at which each was emitted.
+        probs: float32, shape (m,): posterior of each, over all tokens and blank.
+    """
+
+    lanes: np.ndarray
+    tokens: np.ndarray
+    frames: np.ndarray
+    probs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lanes)
+
+    @classmethod
+    def of(
+        cls,
+        lanes: Sequence[int],
+        tokens: Sequence[int],
+        frames: Sequence[int],
+        probs: Sequence[float],
+    ) -> Emissions:
+        """From plain sequences, in whatever order of lanes; the order within a lane is kept."""
+        by_lane = np.argsort(np.asarray(lanes, np.int32), kind="stable")
+        return cls(
+            np.asarray(lanes, np.int32)[by_lane],
+            np.asarray(tokens, np.int32)[by_lane],
+            np.asarray(frames, np.int32)[by_lane],
+            np.asarray(probs, np.float32)[by_lane],
+        )
