@@ -51,8 +51,8 @@ def stream(runner: EngineRunner, pcm: np.ndarray, chunks: Chunks):
     tokens = [[] for _ in slots]
     for step, batch in enumerate(pcm):
         emitted = runner.step(slots, [step * chunks.frames] * len(slots), batch, chunks.right)
-        for lane, emission in zip(tokens, emitted, strict=True):
-            lane += emission.tokens
+        for lane, said in enumerate(tokens):
+            said += emitted.tokens_of(lane)
     runner.encode = original
     return torch.cat(frames, dim=1).float().cpu(), tokens
 

@@ -61,7 +61,7 @@ def stream_alone(
         first, last = max(start, 0), min(stop, len(audio))
         if first < last:
             window[0, first - start : last - start] = audio[first:last]
-        tokens += runner.step([slot], [chunk * chunks.frames], window, right)[0].tokens
+        tokens += runner.step([slot], [chunk * chunks.frames], window, right).tokens_of(0)
     return tokens
 
 

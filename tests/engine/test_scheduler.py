@@ -2,70 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
+from tests.engine.fakes import CHUNKS, Clock, FakeRunner, FakeTranscript, level, opened, run
 from voice_agent.engine import EngineClosed, EngineFull, Failed, Final, StreamClosed, StreamOptions
-from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.recognizer import BadAudio, deliver_here
 from voice_agent.engine.scheduler import Scheduler
-
-CHUNKS = {
-    right: Chunks(right=right, hop=160, edge=200, n_fft=512, factor=8, receptive=15)
-    for right in (0, 6)
-}
-
-
-@dataclass
-class Says:
-    tokens: list[int] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    probs: list[float] = field(default_factory=list)
-
-
-@dataclass
-class FakeRunner:
-    """Says one token a chunk: the loudest sample of the window, so that audio can be traced."""
-
-    steps: list[tuple[list[int], list[int], int]] = field(default_factory=list)
-    resets: list[int] = field(default_factory=list)
-    during: object = None
-    boosts = False
-
-    def reset(self, slot, language, boost):
-        self.resets.append(slot)
-
-    def step(self, slots, pos, pcm, right):
-        self.steps.append((list(slots), list(pos), right))
-        if self.during:
-            self.during()
-        return [Says([int(round(row.max() * 1000))], [0], [1.0]) for row in pcm]
-
-
-class FakeTranscript:
-    language = None
-
-    def __init__(self):
-        self.tokens = []
-
-    def append(self, token, frame, prob):
-        self.tokens.append(token)
-
-    def words(self, audio_s):
-        return ()
-
-    @property
-    def text(self):
-        return " ".join(map(str, self.tokens))
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -76,23 +19,6 @@ def runner():
 @pytest.fixture
 def engine(runner):
     return Scheduler(runner, CHUNKS, FakeTranscript, slots=3, clock=Clock())
-
-
-def opened(engine, right=0, deliver=deliver_here, **options):
-    events = []
-    stream = engine.open(events.append, deliver, StreamOptions(**options), right)
-    return stream, events
-
-
-def run(engine):
-    """Ticks until nobody is ready."""
-    engine._apply_requests(wait=False)
-    while engine.tick():
-        engine._apply_requests(wait=False)
-
-
-def level(value: float, samples: int = 1280) -> np.ndarray:
-    return np.full(samples, value, dtype=np.float32)
 
 
 def test_a_chunk_is_computed_once_its_last_sample_is_there(engine, runner):
@@ -117,11 +43,11 @@ def test_streams_that_are_ready_share_a_step_and_others_do_not_hold_it_up(engine
     assert b._slot not in runner.resets
 
 
-def test_the_longest_waiting_right_context_goes_first(engine, runner, monkeypatch):
+def test_the_longest_waiting_right_context_goes_first(engine, runner):
     (near, _), (far, _) = opened(engine, right=0), opened(engine, right=6)
-    times = iter([5.0, 4.0])
-    monkeypatch.setattr("voice_agent.engine.streams.time.monotonic", lambda: next(times))
+    engine.clock.now = 5.0
     near.feed(level(0.1, 200))
+    engine.clock.now = 4.0
     far.feed(level(0.1, 8000))
     run(engine)
     assert [right for *_, right in runner.steps] == [6, 0]
@@ -311,14 +237,14 @@ def test_stop_fails_open_streams_and_can_be_called_twice(engine):
     assert [type(e) for e in events] == [Failed]
 
 
-def test_lateness_is_counted_against_a_chunks_length(engine, monkeypatch):
+def test_lateness_is_counted_against_a_chunks_length(engine):
     stream, _ = opened(engine)
-    monkeypatch.setattr("voice_agent.engine.streams.time.monotonic", lambda: 99.95)
     stream.feed(level(0.1, 200))
+    engine.clock.now += 0.05
     run(engine)
     assert engine.stats.late == 0
-    monkeypatch.setattr("voice_agent.engine.streams.time.monotonic", lambda: 99.0)
     stream.feed(level(0.1, 1280))
+    engine.clock.now += 1.0
     run(engine)
     assert engine.stats.late == 1
     assert engine.stats.lag_s == pytest.approx(1.0)

@@ -67,6 +67,20 @@ class Chunks:
         """Samples that the features of one chunk are computed from."""
         return (self.mel_frames - 1) * self.hop + self.n_fft + 1
 
+    @property
+    def lead(self) -> int:
+        """Samples of a segment's first window that lie before the segment."""
+        return -self.window(0)[0]
+
+    @property
+    def unread(self) -> int:
+        """Samples at a window's end that `needed` does not wait for, since no mel frame reads them.
+
+        They lie under the STFT's padding; whoever fills a window clears them, so that it does not
+        depend on what has come by then.
+        """
+        return self.n_fft - self.n_fft // 2 - self.edge
+
     def window(self, chunk: int) -> tuple[int, int]:
         """Samples [start, stop) under chunk `chunk`; zero where they lie outside the segment.
 

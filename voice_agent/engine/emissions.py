@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Said = tuple[Sequence[int], Sequence[int], Sequence[float]]
+"""Tokens of one lane, with the frame and the posterior of each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Emissions:
@@ -46,3 +49,18 @@ class Emissions:
             np.asarray(frames, np.int32)[by_lane],
             np.asarray(probs, np.float32)[by_lane],
         )
+
+    @classmethod
+    def by_lane(cls, said: Sequence[Said]) -> Emissions:
+        """From (tokens, frames, probs) of each lane, in the order of the lanes."""
+        lengths = np.array([len(tokens) for tokens, _, _ in said], np.int64)
+        return cls(
+            np.repeat(np.arange(len(said), dtype=np.int32), lengths),
+            np.array([t for tokens, _, _ in said for t in tokens], np.int32),
+            np.array([f for _, frames, _ in said for f in frames], np.int32),
+            np.array([p for _, _, probs in said for p in probs], np.float32),
+        )
+
+    def tokens_of(self, lane: int) -> list[int]:
+        """Tokens of one lane."""
+        return self.tokens[self.lanes == lane].tolist()

@@ -7,7 +7,6 @@ NeMo's within 1e-5, which the tests show), because NeMo computes them from whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from voice_agent.engine.config import ModelConfig
-from voice_agent.engine.decoder import Emission
+from voice_agent.engine.emissions import Emissions, Said
 from voice_agent.engine.errors import EngineError
 from voice_agent.engine.features import LogMel
 
@@ -66,21 +65,21 @@ class NemoRunner:
         self._languages[slot] = language or "auto"
 
     @torch.inference_mode()
-    def step(
-        self, slots: Sequence[int], pos: Sequence[int], pcm: np.ndarray, right: int
-    ) -> list[Emission]:
+    def step(self, slots: np.ndarray, pos: np.ndarray, pcm: np.ndarray, right: int) -> Emissions:
         """Compute one chunk a lane; see `voice_agent.engine.scheduler.Runner.step`."""
         if right != self._right:
             left = self.config.encoder.left(right)
             self.model.encoder.set_default_att_context_size([left, right])
             self._right = right
         mel = self.features(torch.from_numpy(pcm).to(self.device)).transpose(1, 2)
-        return [
-            self._step(slot, first == 0, lane[None], right)
-            for slot, first, lane in zip(slots, pos, mel, strict=True)
-        ]
+        return Emissions.by_lane(
+            [
+                self._step(int(slot), first == 0, lane[None], right)
+                for slot, first, lane in zip(slots, pos, mel, strict=True)
+            ]
+        )
 
-    def _step(self, slot: int, first: bool, mel: torch.Tensor, right: int) -> Emission:
+    def _step(self, slot: int, first: bool, mel: torch.Tensor, right: int) -> Said:
         encoder = self.model.encoder
         cached = encoder.streaming_cfg.pre_encode_cache_size[1]
         if first:
@@ -104,4 +103,4 @@ class NemoRunner:
         )
         tokens = [int(t) for t in lane.hypotheses[0].y_sequence][lane.told :]
         lane.told += len(tokens)
-        return Emission(tokens, [right] * len(tokens), [1.0] * len(tokens))
+        return tokens, [right] * len(tokens), [1.0] * len(tokens)

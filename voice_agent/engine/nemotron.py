@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.chunks import Chunks
-from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions, deliver_here
-from voice_agent.engine.scheduler import Runner, Scheduler, Stats
+from voice_agent.engine.recognizer import (
+    SAMPLE_RATE,
+    Deliver,
+    OnEvent,
+    StreamOptions,
+    deliver_here,
+)
+from voice_agent.engine.scheduler import Recorder, Runner, Scheduler
+from voice_agent.engine.stats import Stats
 from voice_agent.engine.streams import EngineStream
 from voice_agent.engine.text import Transcript
 
@@ -89,6 +96,20 @@ class NemotronRecognizer:
     def stats(self) -> Stats:
         """Counters of the engine thread."""
         return self._scheduler.stats
+
+    def record_lags(self, recorder: Recorder | None) -> None:
+        """Have the lag of every chunk told, on the engine thread; None to end it.
+
+        Args:
+            recorder: called after each step's events were posted, with the slots of its lanes
+                (int64), when the audio of each was there (monotonic seconds), and the time now.
+        """
+        self._scheduler.recorder = recorder
+
+    def chunk_s(self, right_context: int | None = None) -> float:
+        """Seconds of a chunk, by look-ahead; None for the default one."""
+        right = self._right(right_context, default=self.right_context)
+        return self._scheduler.chunks[right].samples / SAMPLE_RATE
 
     def open(
         self,

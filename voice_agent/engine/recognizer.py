@@ -194,14 +194,14 @@ class Recognizer(Protocol):
         ...
 
 
-def as_float32(pcm: np.ndarray) -> np.ndarray:
-    """Check audio given to `Stream.feed` and return it as float32 in [-1, 1].
+def checked(pcm: np.ndarray) -> np.ndarray:
+    """Check audio given to `Stream.feed`.
 
     Args:
         pcm: int16 or float32, shape (n,).
 
     Returns:
-        float32, shape (n,); a new array, so that the caller may reuse its own.
+        The same array.
 
     Raises:
         BadAudio: anything else, or values that are not finite.
@@ -209,14 +209,26 @@ def as_float32(pcm: np.ndarray) -> np.ndarray:
     if not isinstance(pcm, np.ndarray) or pcm.ndim != 1:
         shape = getattr(pcm, "shape", type(pcm).__name__)
         raise BadAudio(f"audio must be a mono array of shape (n,), got {shape}")
-    if pcm.dtype == np.int16:
-        return pcm.astype(np.float32) / 32768.0
     if pcm.dtype == np.float32:
         if not np.isfinite(pcm).all():
             bad = int((~np.isfinite(pcm)).sum())
             raise BadAudio(f"{bad} of {pcm.size} float32 samples are NaN or infinite")
-        return pcm.copy()
-    raise BadAudio(f"audio must be int16 or float32, got {pcm.dtype}")
+    elif pcm.dtype != np.int16:
+        raise BadAudio(f"audio must be int16 or float32, got {pcm.dtype}")
+    return pcm
+
+
+def as_float32(pcm: np.ndarray) -> np.ndarray:
+    """Check audio as `checked` does, and return it as float32 in [-1, 1].
+
+    Returns:
+        float32, shape (n,); a new array, so that the caller may reuse its own.
+
+    Raises:
+        BadAudio: see `checked`.
+    """
+    pcm = checked(pcm)
+    return pcm.astype(np.float32) / 32768.0 if pcm.dtype == np.int16 else pcm.copy()
 
 
 def text_of(words: Sequence[Word]) -> str:

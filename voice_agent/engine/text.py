@@ -87,20 +87,32 @@ class Transcript:
             not part of the text.
     """
 
+    __slots__ = (
+        "_count", "_done", "_first", "_last", "_prob", "_tagged", "_text", "_written", "frame_s",
+        "language", "tokenizer", "tokens",
+    )  # fmt: skip
+
     def __init__(self, tokenizer: Tokenizer, frame_s: float) -> None:
         self.tokenizer = tokenizer
         self.frame_s = frame_s
         self.tokens: list[int] = []
         self.language: str | None = None
-        self._done: list[Word] = []
-        self._text = ""
-        self._span = [0, 0]
-        self._probs: list[float] = []
+        self._tagged = tokenizer.tags
+        self._done: tuple[Word, ...] = ()
+        self._written = ""  # the done words, each with a space after it
+        self._text = ""  # of the word that is being written
+        self._first = self._last = 0  # its frames
+        self._prob = 0.0  # the sum over its tokens
+        self._count = 0
 
     def append(self, token: int, frame: int, prob: float) -> None:
         """Add a token that encoder frame `frame` of the segment emitted."""
         self.tokens.append(token)
-        first, *rest = self.tokenizer.surfaces[token].split(" ")
+        surface = self.tokenizer.surfaces[token]
+        if " " not in surface:
+            self._extend(surface, frame, prob)
+            return
+        first, *rest = surface.split(" ")
         self._extend(first, frame, prob)
         for part in rest:
             self._close()
@@ -110,39 +122,38 @@ class Transcript:
         if not part:
             return
         if not self._text:
-            self._span[0] = frame
-            self._probs = []
+            self._first = frame
+            self._prob, self._count = 0.0, 0
         self._text += part
-        self._span[1] = frame + 1
-        self._probs.append(prob)
-
-        if self.tokenizer.tags and (tag := _TAG.search(self._text)):
+        self._last = frame + 1
+        self._prob += prob
+        self._count += 1
+        if self._tagged and (tag := _TAG.search(self._text)):
             self.language = tag.group(1)
             self._text = self._text.replace(tag.group(), "")
 
     def _word(self) -> Word:
-        start, end = (f * self.frame_s for f in self._span)
-        return Word(self._text, start, end, sum(self._probs) / len(self._probs))
+        start_s, end_s = self._first * self.frame_s, self._last * self.frame_s
+        return Word(self._text, start_s, end_s, self._prob / self._count)
 
     def _close(self) -> None:
         if self._text:
-            self._done.append(self._word())
+            self._done = (*self._done, self._word())
+            self._written += f"{self._text} "
         self._text = ""
 
-    def _current(self) -> list[Word]:
-        """Words so far; what may be the beginning of a tag waits until it is more."""
-        if not self._text:
-            return self._done
-        word = self._word()
-        if self.tokenizer.tags:
-            word = replace(word, word=_TAG_BEGINS.sub("", word.word))
-        return [*self._done, word] if word.word else self._done
+    def _begun(self) -> str:
+        """The word that is being written; what may be the beginning of a tag waits for more."""
+        return _TAG_BEGINS.sub("", self._text) if self._tagged else self._text
 
     def words(self, audio_s: float | None = None) -> tuple[Word, ...]:
         """Words so far; times are cut at `audio_s`, since flushing runs past the audio's end."""
-        words = self._current()
-        if audio_s is None:
-            return tuple(words)
+        words = self._done
+        if begun := self._begun():
+            word = self._word()
+            words = (*words, word if begun == word.word else replace(word, word=begun))
+        if audio_s is None or not words or words[-1].end_s <= audio_s:
+            return words  # words end in the order of speaking
         return tuple(
             w
             if w.end_s <= audio_s
@@ -153,4 +164,4 @@ class Transcript:
     @property
     def text(self) -> str:
         """The segment so far, words separated by one space."""
-        return " ".join(w.word for w in self._current())
+        return (self._written + self._begun()).rstrip(" ")
