@@ -183,7 +183,7 @@ class FusedStep:
             pool.k.device,
         )
 
-    def run(self, x: Inputs, right: int, rounds: int) -> torch.Tensor:
+    def run(self, x: Inputs, right: int, rounds: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One step: features, encoder, prompt, and `rounds` rounds of the decoder.
 
         Args:
@@ -192,10 +192,14 @@ class FusedStep:
             rounds: of the decoder; more may be needed (`more_rounds`).
 
         Returns:
-            float32, shape (bucket · chunk, joint_hidden): the frames in the joint's space.
+            The encoder's frames, shape (bucket · chunk, d_model), and the same in the joint's
+            space, float32, shape (bucket · chunk, joint_hidden).
         """
-        mel = self._features(x, right)
-        encoded = self._encode(mel, x, right)
+        encoded = self.encode(self.mel(x, right), x, right)
+        return encoded, self.emit(encoded, x, right, rounds)
+
+    def emit(self, encoded: torch.Tensor, x: Inputs, right: int, rounds: int) -> torch.Tensor:
+        """Prompt and decoder over encoder frames; see `run`."""
         projected = self._project(encoded, x, right)
         self.decode.begin(self.pool.decoder, x.slots, x.pos, x.skip, x.lanes)
         self.decode.rounds(rounds, projected, self.pool.decoder, x.slots, chunk=right + 1)
@@ -206,7 +210,8 @@ class FusedStep:
         self.decode.go_on(rounds)
         self.decode.rounds(rounds, projected, self.pool.decoder, x.slots, chunk=right + 1)
 
-    def _features(self, x: Inputs, right: int) -> torch.Tensor:
+    def mel(self, x: Inputs, right: int) -> torch.Tensor:
+        """Log-mel frames, shape (bucket, mel frames, mels)."""
         c = self.config.preprocessor
         frames = self.config.encoder.chunk_frames(right)
         rows = len(x.slots) * frames
@@ -265,7 +270,8 @@ class FusedStep:
     def _wide(self) -> bool:
         return self.dtype == torch.float32
 
-    def _encode(self, mel: torch.Tensor, inputs: Inputs, right: int) -> torch.Tensor:
+    def encode(self, mel: torch.Tensor, inputs: Inputs, right: int) -> torch.Tensor:
+        """Encoder frames, shape (bucket · chunk, d_model)."""
         c, chunk, lanes = self.config.encoder, right + 1, inputs.lanes
         rows, d = len(inputs.slots) * chunk, c.d_model
         x = self.scratch("x", self.dtype, rows, d)

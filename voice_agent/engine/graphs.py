@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from voice_agent.engine.ticket import Captured, Ticket
 
 log = logging.getLogger(__name__)
 
-BUCKETS = (16, 64, 256, 1024, 4096, 16384)
+BUCKETS = (64, 256, 512, 1024, 2048)
 _TURNS = 2  # of host buffers: one is written while the device reads the other
 
 
@@ -113,7 +114,7 @@ class StepGraphs:
         )
         rounds = rounds_of(right + 1)
         meta[0] = 0  # no lane: compiles and allocates without touching a slot
-        projected = self.step.run(inputs, right, rounds)
+        encoded, projected = self.step.run(inputs, right, rounds)
 
         def step() -> None:
             self.step.run(inputs, right, rounds)
@@ -123,15 +124,40 @@ class StepGraphs:
 
         more()
         if not capture:
-            return Captured(inputs, step, more, projected)
+            return Captured(inputs, step, more, encoded, projected)
+        replay = [self._graph(work) for work in (step, more)]
+        return Captured(inputs, replay[0], replay[1], encoded, projected)
+
+    def _graph(self, work: Callable[[], object]) -> Callable[[], None]:
         torch.cuda.synchronize(self.device)
-        graphs = []
-        for work in (step, more):
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                work()
-            graphs.append(graph)
-        return Captured(inputs, graphs[0].replay, graphs[1].replay, projected)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            work()
+        return graph.replay
+
+    @torch.inference_mode()
+    def parts(self, lanes: int, right: int) -> dict[str, Callable[[], None]]:
+        """What a step consists of, each part alone over the inputs of the last step, to be timed.
+
+        Args:
+            lanes: that the last step had.
+            right: its right context.
+        """
+        bucket = self._bucket(lanes, right)
+        captured = self._captured[bucket, right]
+        x, rounds = captured.inputs, rounds_of(right + 1)
+        mel = self.step.mel(x, right)
+        works: dict[str, Callable[[], object]] = {
+            "features": lambda: self.step.mel(x, right),
+            "encoder": lambda: self.step.encode(mel, x, right),
+            "decoder": lambda: self.step.emit(captured.encoded, x, right, rounds),
+        }
+        if self._pool is None:
+            return {name: _inferring(work) for name, work in works.items()}
+        return {name: self._graph(work) for name, work in works.items()}
+
+    def _bucket(self, lanes: int, right: int) -> int:
+        return min(b for b, r in self._captured if r == right and b >= lanes)
 
     def staging(self, n: int, window: int) -> np.ndarray:
         """Pinned memory for the next step's PCM, shape (n, window)."""
@@ -159,7 +185,7 @@ class StepGraphs:
         """
         n, window = pcm.shape
         turn, self._turn = self._turn, (self._turn + 1) % _TURNS
-        bucket = min(b for b, r in self._captured if r == right and b >= n)
+        bucket = self._bucket(n, right)
         captured = self._captured[bucket, right]
         host = self._pcm_host[turn][: n * window]
         staged = host.numpy().reshape(n, window)
@@ -220,3 +246,11 @@ class StepGraphs:
         """Slots of a step's lanes, on the device, int64, shape (lanes,)."""
         assert ticket.captured is not None
         return ticket.captured.inputs.slots[: ticket.lanes].long()
+
+
+def _inferring(work: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode():
+            work()
+
+    return run

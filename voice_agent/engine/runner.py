@@ -283,6 +283,17 @@ class EngineRunner:
             said = _merged([said, Emissions(own, theirs.tokens, theirs.frames, theirs.probs)])
         ticket.emissions = _merged([*ticket.before, _shifted(said, ticket.first)])
 
+    def parts(self, lanes: int, right: int) -> dict[str, Callable[[], None]]:
+        """Features, encoder and decoder of the last step, each to be run alone and timed.
+
+        Args:
+            lanes: that the last step had.
+            right: its right context.
+        """
+        if self.graphs is None:
+            raise EngineError("the plain modules' step has no parts to be run alone")
+        return self.graphs.parts(lanes, right)
+
     @torch.inference_mode()
     def _plain_step(
         self, slots: np.ndarray, pos: np.ndarray, pcm: np.ndarray, right: int

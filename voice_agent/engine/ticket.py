@@ -22,12 +22,14 @@ class Captured:
         inputs: static.
         step: runs it.
         more: goes on with the decoder where lanes were left busy.
-        projected: its encoder frames in the joint's space, (bucket · chunk, joint_hidden).
+        encoded: its encoder frames, (bucket · chunk, d_model), until the next step.
+        projected: the same in the joint's space, (bucket · chunk, joint_hidden).
     """
 
     inputs: Inputs
     step: Callable[[], None]
     more: Callable[[], None]
+    encoded: torch.Tensor
     projected: torch.Tensor
 
 

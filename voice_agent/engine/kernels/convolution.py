@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from voice_agent.engine.kernels.launch import OPTIONS, begin
+
 from voice_agent.engine.kernels.norms import EPSILON, Norm, _layer_norm
 
 
@@ -27,6 +29,7 @@ def _convolution(
     CHUNK: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr,
     BLOCK: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
+    begin()
     lane = tl.program_id(0)
     if lane >= tl.load(lanes_ptr):
         return
@@ -101,6 +104,6 @@ def convolution(
         x, weight, bias, norm.weight if norm else None, norm.bias if norm else None,
         cache, slots, pos, lanes, out, d,
         CHUNK=chunk, TAPS=taps, HAS_BIAS=bias is not None, HAS_NORM=norm is not None,
-        BLOCK=block, EPS=EPSILON, num_warps=max(1, min(8, block // 128)),
+        BLOCK=block, EPS=EPSILON, num_warps=max(1, min(8, block // 128)), **OPTIONS,
     )  # fmt: skip
     return out

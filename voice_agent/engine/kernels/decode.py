@@ -21,6 +21,8 @@ import torch
 import triton
 import triton.language as tl
 
+from voice_agent.engine.kernels.launch import OPTIONS, begin
+
 ROWS = 32  # lanes a program
 _CELLS = 16  # LSTM cells a program
 _TOKENS = 64  # of the vocabulary, a tile
@@ -33,6 +35,7 @@ def _begin(
     frame_ptr, symbols_ptr, busy_ptr, tally_ptr,
     STATE: tl.constexpr, JOINT: tl.constexpr, BS: tl.constexpr, BJ: tl.constexpr,
 ):  # fmt: skip
+    begin()
     lane = tl.program_id(0)
     if lane >= tl.load(lanes_ptr):
         return
@@ -57,6 +60,7 @@ def _joint(
     JOINT: tl.constexpr, CHUNK: tl.constexpr, ACT: tl.constexpr, TILES: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     count = tl.load(tally_ptr + 2 + 2 * turn)
     first = tl.program_id(0) * ROWS
     if first >= count:
@@ -112,6 +116,7 @@ def _advance(
     turn, capacity, records, BLANK,
     CHUNK: tl.constexpr, MAX_SYMBOLS: tl.constexpr, SLICES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     i = tl.program_id(0)
     if i >= tl.load(tally_ptr + 2 + 2 * turn):
         return
@@ -168,6 +173,7 @@ def _lstm(
     LAYER: tl.constexpr, LAYERS: tl.constexpr, HIDDEN: tl.constexpr,
     ROWS: tl.constexpr, CELLS: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     count = tl.load(tally_ptr + 3 + 2 * turn)
     first = tl.program_id(0) * ROWS
     if first >= count:
@@ -221,6 +227,7 @@ def _project(
     LAYERS: tl.constexpr, HIDDEN: tl.constexpr, JOINT: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     count = tl.load(tally_ptr + 3 + 2 * turn)
     first = tl.program_id(0) * ROWS
     if first >= count:
@@ -253,6 +260,7 @@ def _project(
 @triton.jit
 def _go_on(tally_ptr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
     """Make the lanes left after the last round the first round's."""
+    begin()
     left = tl.load(tally_ptr + 2 + 2 * ROUNDS)
     tl.debug_barrier()
     i = tl.arange(0, BLOCK)
@@ -261,6 +269,7 @@ def _go_on(tally_ptr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _finish(tally_ptr, ROUNDS: tl.constexpr):
+    begin()
     tl.store(tally_ptr + 1, tl.load(tally_ptr + 2 + 2 * ROUNDS))
 
 
@@ -345,14 +354,13 @@ class GreedyDecode:
         _begin[(len(slots),)](
             slots, pos, skip, lanes, *state, *w.start, self.frame, self.symbols, self.busy,
             self.tally, STATE=size, JOINT=joint, BS=triton.next_power_of_2(size),
-            BJ=triton.next_power_of_2(joint), num_warps=4,
+            BJ=triton.next_power_of_2(joint), num_warps=4, **OPTIONS,
         )  # fmt: skip
 
     def go_on(self, rounds: int) -> None:
         """Before more rounds, where the last ones left lanes busy."""
-        _go_on[(1,)](
-            self.tally, ROUNDS=rounds, BLOCK=triton.next_power_of_2(2 * rounds + 1), num_warps=1
-        )
+        block = triton.next_power_of_2(2 * rounds + 1)
+        _go_on[(1,)](self.tally, ROUNDS=rounds, BLOCK=block, num_warps=1, **OPTIONS)
 
     def rounds(
         self,
@@ -379,19 +387,19 @@ class GreedyDecode:
         joint = w.out[0].shape[1]
         tiles = triton.cdiv(lanes, ROWS)
         capacity = self.parts.shape[1]
-        block = min(32, max(16, triton.next_power_of_2(joint)))
+        block = min(64, max(16, triton.next_power_of_2(joint)))
         for turn in range(count):
             _joint[(tiles, self.slices)](
                 encoded, pred, *w.out, slots, self.frame, self.busy, self.tally, self.parts,
                 turn, capacity, w.out[0].shape[0],
                 JOINT=joint, CHUNK=chunk, ACT=w.activation, TILES=self.tiles, ROWS=ROWS,
-                TOKENS=_TOKENS, BK=block, num_warps=4, num_stages=2,
+                TOKENS=_TOKENS, BK=block, num_warps=4, num_stages=2, **OPTIONS,
             )  # fmt: skip
             _advance[(lanes,)](
                 self.parts, self.busy, self.spoke, self.token, self.frame, self.symbols,
                 self.results[1:], self.tally, turn, capacity, self.records, w.blank,
                 CHUNK=chunk, MAX_SYMBOLS=w.max_symbols, SLICES=self.slices,
-                BLOCK=triton.next_power_of_2(self.slices), num_warps=1,
+                BLOCK=triton.next_power_of_2(self.slices), num_warps=1, **OPTIONS,
             )  # fmt: skip
             source = w.embed
             for layer, (w_ih, w_hh, bias) in enumerate(w.lstm):
@@ -399,14 +407,14 @@ class GreedyDecode:
                 _lstm[(tiles, triton.cdiv(hidden, _CELLS))](
                     source, self.token, h, c, w_ih, w_hh, bias, self.spoke, self.tally, slots,
                     target, turn,
-                    LAYER=layer, LAYERS=layers, HIDDEN=hidden, ROWS=ROWS, CELLS=_CELLS, BK=32,
-                    num_warps=4, num_stages=2,
+                    LAYER=layer, LAYERS=layers, HIDDEN=hidden, ROWS=ROWS, CELLS=_CELLS, BK=128,
+                    num_warps=4, num_stages=2, **OPTIONS,
                 )  # fmt: skip
                 source = target
-            _project[(tiles, triton.cdiv(max(joint, hidden), 32))](
+            _project[(tiles, triton.cdiv(max(joint, hidden), 16))](
                 source, h, *w.pred, self.spoke, self.tally, slots, pred, turn,
-                LAYERS=layers, HIDDEN=hidden, JOINT=joint, ROWS=ROWS, COLS=32, BK=32,
-                num_warps=4, num_stages=2,
+                LAYERS=layers, HIDDEN=hidden, JOINT=joint, ROWS=ROWS, COLS=16, BK=128,
+                num_warps=4, num_stages=2, **OPTIONS,
             )  # fmt: skip
-        _finish[(1,)](self.tally, ROUNDS=count, num_warps=1)
+        _finish[(1,)](self.tally, ROUNDS=count, num_warps=1, **OPTIONS)
         self.results[0, :2].copy_(self.tally[:2])

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from voice_agent.engine.kernels.launch import OPTIONS, begin
+
 _FRAMES = 16  # a program of the second kernel: one tensor-core tile
 
 
@@ -14,6 +16,7 @@ def _frame(
     pcm_ptr, window_ptr, out_ptr, lanes_ptr, frames, samples, preemph,
     HOP: tl.constexpr, N_FFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     row = tl.program_id(0).to(tl.int64)
     if row >= tl.load(lanes_ptr) * frames:
         return
@@ -31,6 +34,7 @@ def _log_mel(
     MELS: tl.constexpr, ADD: tl.constexpr, SQUARE: tl.constexpr,
     ROWS: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     rows = tl.load(lanes_ptr) * frames
     first = tl.program_id(0) * ROWS
     if first >= rows:
@@ -86,7 +90,7 @@ def frame(
     block = triton.next_power_of_2(n_fft)
     _frame[(out.shape[0],)](
         pcm, window, out, lanes, frames, pcm.shape[1], preemph,
-        HOP=hop, N_FFT=n_fft, BLOCK=block, num_warps=4,
+        HOP=hop, N_FFT=n_fft, BLOCK=block, num_warps=4, **OPTIONS,
     )  # fmt: skip
 
 
@@ -118,5 +122,5 @@ def log_mel(
     _log_mel[(triton.cdiv(rows, _FRAMES),)](
         torch.view_as_real(spectrum), filters, out, lanes, frames, guard, power, bins,
         MELS=mels, ADD=add, SQUARE=power == 2.0, ROWS=_FRAMES, BK=32,
-        BLOCK=triton.next_power_of_2(mels), num_warps=4,
+        BLOCK=triton.next_power_of_2(mels), num_warps=4, **OPTIONS,
     )  # fmt: skip

@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from voice_agent.engine.kernels.launch import OPTIONS, OVERLAP, begin, prefetch
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -49,13 +51,21 @@ def _linear(
     x_ptr, w_ptr, scale_ptr, bias_ptr, row_bias_ptr, out_ptr, lanes_ptr, row_lane_ptr,
     rows_a_lane, N, K, out_group, out_skip,
     ACT: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr,
-    REGROUP: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
+    REGROUP: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, AHEAD: tl.constexpr,
+    PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Rows m of x [., K] and n of w [N, K]. Offsets fit 32 bits: `linear` sees to it."""
-    rows = tl.load(lanes_ptr) * rows_a_lane
     pid = tl.program_id(0)
     tiles_n = tl.cdiv(N, BN)
+    if AHEAD:  # few rows: the time goes to fetching weights, and those do not wait for x
+        line: tl.constexpr = 128 // (w_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        at_n = pid % tiles_n * BN + tl.arange(0, BN)
+        for at in range(0, K, 16 * line):
+            at_k = at + tl.arange(0, 16) * line
+            prefetch(w_ptr + tl.minimum(at_n[:, None] * K + at_k[None, :], N * K - 1))
+    begin()
+    rows = tl.load(lanes_ptr) * rows_a_lane
     tiles_m = tl.cdiv(rows, BM)
     if pid >= tiles_m * tiles_n:
         return
@@ -160,7 +170,8 @@ def linear(
         ACT=act, HAS_SCALE=weight.scale is not None, HAS_BIAS=weight.bias is not None,
         HAS_ROW_BIAS=row_bias is not None, REGROUP=out_group > 0,
         EVEN_N=n % tile.n == 0, EVEN_K=k % block == 0,
+        AHEAD=OVERLAP.value and tile.m <= 64 and tile.n <= 32,
         PRECISION="tf32x3" if torch.float32 in (x.dtype, weight.data.dtype) else "tf32",
-        BM=tile.m, BN=tile.n, BK=block, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
+        BM=tile.m, BN=tile.n, BK=block, GROUP=8, num_warps=tile.warps, num_stages=tile.stages, **OPTIONS,
     )  # fmt: skip
     return out

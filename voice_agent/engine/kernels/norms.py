@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from voice_agent.engine.kernels.launch import OPTIONS, begin
+
 EPSILON = 1e-5
 
 
@@ -30,6 +32,7 @@ def _add_norm(
     ADD: tl.constexpr, LAST: tl.constexpr, NEXT: tl.constexpr, BLOCK: tl.constexpr,
     EPS: tl.constexpr,
 ):  # fmt: skip
+    begin()
     row = tl.program_id(0).to(tl.int64)
     if row >= tl.load(lanes_ptr) * rows_a_lane:
         return
@@ -89,5 +92,5 @@ def add_norm(
         following.weight if following else None, following.bias if following else None,
         h, lanes, rows, n, factor,
         ADD=add, LAST=last is not None, NEXT=following is not None, BLOCK=block, EPS=EPSILON,
-        num_warps=max(1, min(8, block // 256)),
+        num_warps=max(1, min(8, block // 256)), **OPTIONS,
     )  # fmt: skip

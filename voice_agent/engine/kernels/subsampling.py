@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from voice_agent.engine.kernels.launch import OPTIONS, begin
+
 
 @triton.jit
 def _first(
@@ -19,6 +21,7 @@ def _first(
     MELS: tl.constexpr, FREQ: tl.constexpr, CHANNELS: tl.constexpr, FRAMES: tl.constexpr,
     PER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    begin()
     lane = tl.program_id(0)
     if lane >= tl.load(lanes_ptr):
         return
@@ -72,6 +75,7 @@ def _depthwise(
     FRAMES: tl.constexpr, STAGE: tl.constexpr, SECOND: tl.constexpr, PER: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_MEL: tl.constexpr,
 ):  # fmt: skip
+    begin()
     lane = tl.program_id(0)
     if lane >= tl.load(lanes_ptr):
         return
@@ -173,7 +177,7 @@ def first(
     _first[(capacity, triton.cdiv(freq, per))](
         mel, mel_cache, weight, bias, cache, out, slots, pos, lanes,
         MELS=mels, FREQ=freq, CHANNELS=channels, FRAMES=frames // 2, PER=per, BLOCK=block,
-        num_warps=max(1, block // 64),
+        num_warps=max(1, block // 64), **OPTIONS,
     )  # fmt: skip
 
 
@@ -222,5 +226,5 @@ def depthwise(
         mel, mel_cache, next_cache, next_in, own_cache,
         MELS=mels, FREQ_IN=x.shape[2], FREQ=freq, CHANNELS=channels, FRAMES=frames, STAGE=stage,
         SECOND=second is not None, PER=per, BLOCK=block, BLOCK_MEL=triton.next_power_of_2(mels),
-        num_warps=max(1, block // 64),
+        num_warps=max(1, block // 64), **OPTIONS,
     )  # fmt: skip
