@@ -278,6 +278,8 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), help="kinds to compare")
     parser.add_argument("--rights", type=int, nargs="*", default=[0, 1, 6, 13])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 64, 512, 1024, 4096, 8192])
+    parser.add_argument("--batches-int8", type=int, nargs="*", default=[], help="with 8 bits too")
+    parser.add_argument("--random-kinds", nargs="*", help="of the random shape; None for --kinds")
     parser.add_argument("--groups", type=int, nargs="*", default=[2048, 1, 13, 64, 700])
     parser.add_argument("--streams", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=100)
@@ -307,20 +309,23 @@ def main() -> None:
     checkpoint, result["tokens_a_frame"] = calibrated(random, right=right)
     print("calibrated:", result["tokens_a_frame"], "tokens a frame", flush=True)
     dtype = getattr(torch, args.dtype)
-    if args.kinds:
-        result["parity"] = parity(checkpoint, args.device, args.kinds, args.rights)
+    kinds = args.kinds if args.random_kinds is None else args.random_kinds
+    if kinds:
+        result["parity"] = parity(checkpoint, args.device, kinds, args.rights)
         save()
     if args.groups:
         result["graph_is_eager"] = graph_is_eager(checkpoint, args.device, dtype)
         save()
-        result["in_company"] = in_company(
-            checkpoint, args.device, dtype, args.streams, args.groups
-        )
+        result["in_company"] = in_company(checkpoint, args.device, dtype, args.streams, args.groups)
         save()
     if args.batches:
-        result["step"] = time_steps(
-            checkpoint, args.device, args.batches, args.steps, dtype=dtype
-        )
+        result["step"] = time_steps(checkpoint, args.device, args.batches, args.steps, dtype=dtype)
+    if args.batches_int8:
+        result["step_int8"] = time_steps(
+            checkpoint, args.device, args.batches_int8, args.steps, dtype=dtype,
+            weights="int8", kv="int8",
+        )  # fmt: skip
+        save()
     if args.profile and args.device != "cpu":
         result["profile_us"] = profile(checkpoint, args.device, args.profile, dtype=dtype)
     save()

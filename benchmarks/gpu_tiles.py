@@ -22,7 +22,7 @@ from voice_agent.engine.kernels.linear import Tile, Weight, linear  # noqa: E402
 
 PRODUCTS = {"up": (4096, 1024), "down": (1024, 4096), "qkv": (3072, 1024), "square": (1024, 1024),
             "glu": (2048, 1024)}  # fmt: skip
-FEW = [Tile(64, 16, 128, 4, 5), Tile(64, 16, 256, 4, 4), Tile(64, 32, 128, 4, 5),
+FEW = [Tile(64, 16, 128, 4, 5), Tile(16, 16, 256, 4, 4), Tile(16, 32, 128, 4, 5), Tile(64, 16, 256, 4, 4), Tile(64, 32, 128, 4, 5),
        Tile(64, 32, 256, 4, 3), Tile(64, 64, 128, 4, 4), Tile(64, 16, 128, 4, 8)]  # fmt: skip
 SOME = [Tile(64, 32, 128, 4, 5), Tile(64, 64, 64, 4, 5), Tile(64, 64, 128, 4, 4),
         Tile(64, 128, 64, 4, 4), Tile(128, 64, 64, 4, 4), Tile(128, 128, 64, 4, 4),
@@ -132,7 +132,9 @@ def main() -> None:
                 if not torch.equal(mine, want):
                     row[key] = f"{took:.2f} OTHER BITS"
                 best = min(best or took, took)
-            row["cublas"] = round(per_launch_us(lambda i: torch.matmul(x[:rows], w[i].T, out=out[:rows])), 2)
+            row["cublas"] = round(
+                per_launch_us(lambda i: torch.matmul(x[:rows], w[i].T, out=out[:rows])), 2
+            )
             row["best"] = round(best or 0, 2)
             row["tflops"] = round(2 * rows * n * k / (best or 1e9) / 1e6, 1)
             result["us"].append(row)

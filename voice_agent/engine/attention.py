@@ -102,11 +102,11 @@ def rel_attention(
         shape (n, chunk, head · d_head).
     """
     n, chunk, heads, d_head = q.shape
-    by_distance = torch.matmul((q + bias_v).transpose(1, 2), table.mT)  # [n, head, chunk, distances]
+    by_distance = torch.matmul(
+        (q + bias_v).transpose(1, 2), table.mT
+    )  # [n, head, chunk, distances]
     index = index[:, None].expand(n, heads, chunk, index.shape[-1])
     bias = by_distance.gather(-1, index) * (1 / math.sqrt(d_head))
     bias = bias.masked_fill(~visible, float("-inf"))
-    out = F.scaled_dot_product_attention(
-        (q + bias_u).transpose(1, 2), k, v, attn_mask=bias
-    )
+    out = F.scaled_dot_product_attention((q + bias_u).transpose(1, 2), k, v, attn_mask=bias)
     return out.transpose(1, 2).reshape(n, chunk, heads * d_head)

@@ -8,7 +8,7 @@ convolution. Eager PyTorch; every tensor keeps the layout that a captured step w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,32 +20,33 @@ from voice_agent.engine.attention import (
     ring_positions,
 )
 from voice_agent.engine.config import EncoderConfig
+from voice_agent.engine.quant import Affine, linear, quantized
 from voice_agent.engine.slots import SlotPool
 from voice_agent.engine.subsampling import Subsampling
 
-Affine = tuple[torch.Tensor, torch.Tensor | None]
+Plain = tuple[torch.Tensor, torch.Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One conformer layer; each pair is (weight, bias or None)."""
+    """One conformer layer; each pair is (weight, bias or None), an `Affine` may be in 8 bits."""
 
-    norm_ff1: Affine
+    norm_ff1: Plain
     ff1: tuple[Affine, Affine]
-    norm_att: Affine
+    norm_att: Plain
     qkv: Affine
     out: Affine
     bias_u: torch.Tensor
     bias_v: torch.Tensor
     positions: torch.Tensor  # [head, distances, d_head]
-    norm_conv: Affine
+    norm_conv: Plain
     point1: Affine
-    depthwise: Affine
-    conv_norm: Affine | None  # None: batch norm, folded into the depthwise convolution
+    depthwise: Plain
+    conv_norm: Plain | None  # None: batch norm, folded into the depthwise convolution
     point2: Affine
-    norm_ff2: Affine
+    norm_ff2: Plain
     ff2: tuple[Affine, Affine]
-    norm_out: Affine
+    norm_out: Plain
 
     @classmethod
     def read(
@@ -53,10 +54,10 @@ class LayerWeights:
     ) -> LayerWeights:
         """Take one layer's weights under NeMo's names; fuse q, k, v and project positions."""
 
-        def pair(name: str) -> Affine:
+        def pair(name: str) -> Plain:
             return weights[f"{name}.weight"], weights.get(f"{name}.bias")
 
-        def point(name: str) -> Affine:
+        def point(name: str) -> Plain:
             weight, bias = pair(name)
             return weight.squeeze(-1), bias
 
@@ -87,7 +88,7 @@ class LayerWeights:
         )
 
 
-def _fold(weights: Mapping[str, torch.Tensor], conv: Affine, norm: Affine) -> Affine:
+def _fold(weights: Mapping[str, torch.Tensor], conv: Plain, norm: Plain) -> Plain:
     """Batch norm at inference is an affine map of each channel: fold it into the convolution."""
     variance, mean = weights["conv.batch_norm.running_var"], weights["conv.batch_norm.running_mean"]
     gain = norm[0] * torch.rsqrt(variance + 1e-5)
@@ -162,6 +163,19 @@ class Encoder:
             for i in range(config.n_layers)
         ]
 
+    def quantize(self) -> None:
+        """Keep the layers' matrices in 8 bits from now on."""
+        for i, w in enumerate(self.layers):
+            self.layers[i] = replace(
+                w,
+                ff1=(quantized(w.ff1[0]), quantized(w.ff1[1])),
+                qkv=quantized(w.qkv),
+                out=quantized(w.out),
+                point1=quantized(w.point1),
+                point2=quantized(w.point2),
+                ff2=(quantized(w.ff2[0]), quantized(w.ff2[1])),
+            )
+
     def __call__(
         self,
         mel: torch.Tensor,
@@ -199,7 +213,7 @@ class Encoder:
         self, layer: int, w: LayerWeights, x: torch.Tensor, pool: SlotPool, where: Where
     ) -> torch.Tensor:
         n, chunk, _ = x.shape
-        q, k, v = F.linear(x, *w.qkv).view(n, chunk, 3, self.config.n_heads, -1).unbind(2)
+        q, k, v = linear(x, w.qkv).view(n, chunk, 3, self.config.n_heads, -1).unbind(2)
         lanes = where.slots[:, None]
         pool.k[layer].transpose(1, 2)[lanes, where.places] = k
         pool.v[layer].transpose(1, 2)[lanes, where.places] = v
@@ -213,12 +227,12 @@ class Encoder:
             index=where.index,
             visible=where.visible,
         )
-        return F.linear(out, *w.out)
+        return linear(out, w.out)
 
     def _convolution(
         self, layer: int, w: LayerWeights, x: torch.Tensor, pool: SlotPool, where: Where
     ) -> torch.Tensor:
-        x = F.glu(F.linear(x, *w.point1), dim=-1)
+        x = F.glu(linear(x, w.point1), dim=-1)
         lanes, cache = where.slots[:, None], pool.conv[layer]
         past = cache[lanes, where.conv_read].masked_fill(where.conv_before, 0.0)
         written = where.conv_write.shape[1]
@@ -227,15 +241,15 @@ class Encoder:
         x = F.conv1d(x, *w.depthwise, groups=x.shape[1]).transpose(1, 2)
         if w.conv_norm is not None:
             x = _norm(x, w.conv_norm)
-        return F.linear(F.silu(x), *w.point2)
+        return linear(F.silu(x), w.point2)
 
 
-def _norm(x: torch.Tensor, affine: Affine) -> torch.Tensor:
+def _norm(x: torch.Tensor, affine: Plain) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], *affine)
 
 
 def _feed_forward(x: torch.Tensor, w: tuple[Affine, Affine]) -> torch.Tensor:
-    return F.linear(F.silu(F.linear(x, *w[0])), *w[1])
+    return linear(F.silu(linear(x, w[0])), w[1])
 
 
 def _under(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

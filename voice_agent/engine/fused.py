@@ -2,8 +2,8 @@
 
 Everything has a fixed address, nothing asks the host, and the number of lanes is read on the
 device: so the same launches can be captured in a graph and serve every number of lanes up to their
-bucket (`graphs`). Residual stream, sub-layer outputs and caches are in the encoder's dtype, sums in
-float32; features, prompt and decoder in float32.
+bucket (`graphs`). Sub-layers and caches are in the encoder's dtype; sums, the residual stream,
+features, prompt and decoder in float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from voice_agent.engine.config import ModelConfig
 from voice_agent.engine.decoder import Decoder
-from voice_agent.engine.encoder import Affine, Encoder, LayerWeights
+from voice_agent.engine.encoder import Encoder, LayerWeights, Plain
 from voice_agent.engine.features import LogMel
 from voice_agent.engine.kernels import features as feature_kernels
 from voice_agent.engine.kernels import subsampling as subsampling_kernels
@@ -24,7 +24,7 @@ from voice_agent.engine.kernels.decode import DecodeWeights, GreedyDecode
 from voice_agent.engine.kernels.linear import Weight, linear
 from voice_agent.engine.kernels.norms import Norm, add_norm
 from voice_agent.engine.prompt import Prompt
-from voice_agent.engine.quant import quantize_rows
+from voice_agent.engine.quant import Affine, quantize_rows
 from voice_agent.engine.slots import SlotPool
 from voice_agent.engine.tiles import tile
 
@@ -89,6 +89,7 @@ class _Layer:
     @classmethod
     def of(cls, w: LayerWeights, quantized: bool) -> _Layer:
         def weight(pair: Affine) -> Weight:
+            assert isinstance(pair[0], torch.Tensor)
             if not quantized:
                 return Weight(pair[0], pair[1])
             data, scale = quantize_rows(pair[0])
@@ -113,7 +114,7 @@ class _Layer:
         )
 
 
-def _norm(pair: Affine) -> Norm:
+def _norm(pair: Plain) -> Norm:
     assert pair[1] is not None
     return Norm(pair[0], pair[1])
 
@@ -192,8 +193,8 @@ class FusedStep:
             rounds: of the decoder; more may be needed (`more_rounds`).
 
         Returns:
-            The encoder's frames, shape (bucket · chunk, d_model), and the same in the joint's
-            space, float32, shape (bucket · chunk, joint_hidden).
+            The encoder's frames, float32, shape (bucket · chunk, d_model), and the same in the
+            joint's space, shape (bucket · chunk, joint_hidden).
         """
         encoded = self.encode(self.mel(x, right), x, right)
         return encoded, self.emit(encoded, x, right, rounds)
@@ -271,10 +272,10 @@ class FusedStep:
         return self.dtype == torch.float32
 
     def encode(self, mel: torch.Tensor, inputs: Inputs, right: int) -> torch.Tensor:
-        """Encoder frames, shape (bucket · chunk, d_model)."""
+        """Encoder frames, float32, shape (bucket · chunk, d_model)."""
         c, chunk, lanes = self.config.encoder, right + 1, inputs.lanes
         rows, d = len(inputs.slots) * chunk, c.d_model
-        x = self.scratch("x", self.dtype, rows, d)
+        x = self.scratch("x", torch.float32, rows, d)
         h = self.scratch("h", self.dtype, rows, d)
 
         def product(y: torch.Tensor, w: Weight, name: str, act: str = "") -> torch.Tensor:
@@ -310,9 +311,7 @@ class FusedStep:
             )  # fmt: skip
             out_of(h, w.point2, following=norm_ff2)
             following = self.layers[i + 1].norms[0] if i + 1 < len(self.layers) else None
-            out_of(
-                into(w.ff2[0], "silu"), w.ff2[1], factor=0.5, last=norm_out, following=following
-            )
+            out_of(into(w.ff2[0], "silu"), w.ff2[1], factor=0.5, last=norm_out, following=following)
         return x
 
     def _project(self, encoded: torch.Tensor, x: Inputs, right: int) -> torch.Tensor:

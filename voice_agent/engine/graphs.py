@@ -29,9 +29,17 @@ BUCKETS = (64, 256, 512, 1024, 2048)
 _TURNS = 2  # of host buffers: one is written while the device reads the other
 
 
-def rounds_of(chunk: int) -> int:
-    """Rounds of the decoder in a step of `chunk` frames: even, enough for nearly all of them."""
-    return chunk + chunk // 4 + 3 + (chunk + chunk // 4 + 1) % 2
+def rounds_of(chunk: int, lanes: int) -> int:
+    """Rounds of the decoder in a step: an even number, enough for nearly all of them.
+
+    A round without work costs some 10 us. The more lanes, the longer the longest of them talks.
+
+    Args:
+        chunk: frames a lane.
+        lanes: of the bucket.
+    """
+    rounds = chunk + chunk // 4 + (3 if lanes <= 64 else 5)
+    return rounds + rounds % 2
 
 
 def buckets_of(lanes: int) -> list[int]:
@@ -86,9 +94,7 @@ class StepGraphs:
     @torch.inference_mode()
     def _capture_all(self, window: dict[int, int], capture: bool) -> str:
         began, before = time.perf_counter(), self._allocated()
-        todo = [
-            (bucket, right) for right in self.lanes for bucket in buckets_of(self.lanes[right])
-        ]
+        todo = [(bucket, right) for right in self.lanes for bucket in buckets_of(self.lanes[right])]
         todo.sort(key=lambda pair: pair[0] * (pair[1] + 1), reverse=True)
         for done, (bucket, right) in enumerate(todo, start=1):
             key = bucket, right
@@ -112,7 +118,7 @@ class StepGraphs:
             skip=meta[1 + 3 * bucket : 1 + 4 * bucket],
             lanes=meta[:1],
         )
-        rounds = rounds_of(right + 1)
+        rounds = rounds_of(right + 1, bucket)
         meta[0] = 0  # no lane: compiles and allocates without touching a slot
         encoded, projected = self.step.run(inputs, right, rounds)
 
@@ -145,7 +151,7 @@ class StepGraphs:
         """
         bucket = self._bucket(lanes, right)
         captured = self._captured[bucket, right]
-        x, rounds = captured.inputs, rounds_of(right + 1)
+        x, rounds = captured.inputs, rounds_of(right + 1, bucket)
         mel = self.step.mel(x, right)
         works: dict[str, Callable[[], object]] = {
             "features": lambda: self.step.mel(x, right),

@@ -185,9 +185,7 @@ class EngineRunner:
             quantized=weights == "int8",
         )
         window = {right: self._window(right) for right in rights}
-        make = functools.partial(
-            StepGraphs, step, lanes=lanes, window=window, device=self.device
-        )
+        make = functools.partial(StepGraphs, step, lanes=lanes, window=window, device=self.device)
         if capture:
             try:
                 self.graphs = make(capture=True)

@@ -79,7 +79,7 @@ def test_a_lane_with_phrases_is_decoded_by_the_host_and_its_mates_on_the_device(
 def test_lanes_that_talk_on_get_more_rounds(monkeypatch):
     from voice_agent.engine import graphs
 
-    monkeypatch.setattr(graphs, "rounds_of", lambda chunk: 2)
+    monkeypatch.setattr(graphs, "rounds_of", lambda chunk, lanes: 2)
     fused, plain = pair(small_config())
     assert assert_same_steps(fused, plain, 1, STEPS[:3]) > 1
 

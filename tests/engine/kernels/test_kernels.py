@@ -126,9 +126,7 @@ def test_attention_matches_sdpa_reads_no_stray_place_and_appends(chunk, quantize
         q, true[0][where], true[1][where], bias_u=bias_u, bias_v=bias_v, table=table, index=index,
         visible=visible,
     )  # fmt: skip
-    torch.testing.assert_close(
-        out[: n * chunk], want.reshape(n * chunk, -1), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(out[: n * chunk], want.reshape(n * chunk, -1), atol=1e-5, rtol=1e-5)
     assert out[n * chunk :].isnan().all()
     for tensor, scale, new in zip(kept, scales, (k, v), strict=True):
         got = tensor.transpose(1, 2)[where[:, None], places]

@@ -20,7 +20,7 @@ import triton.language as tl
 
 from voice_agent.engine.kernels.launch import OPTIONS, begin
 
-SHAPE = (32, 2, 2)
+SHAPE = (16, 1, 3)
 """Keys a block, warps a program, blocks in flight: found on an H100 by `benchmarks/gpu_tiles.py`."""
 _WIDE = (16, 4, 1)  # of float32
 _NEW = 16  # of the chunk's own keys, a block

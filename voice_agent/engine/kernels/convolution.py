@@ -50,7 +50,9 @@ def _convolution(
                 held = (pos + j < pos) & (pos + j >= 0)
                 # For a chunk of one frame every other tap is of the past.
                 place = tl.where(held, (pos + j) % past, 0)
-                value = tl.load(cache + place * D + c, mask=c < tl.where(held, D, 0), other=0.0).to(tl.float32)
+                value = tl.load(cache + place * D + c, mask=c < tl.where(held, D, 0), other=0.0).to(
+                    tl.float32
+                )
                 if CHUNK > 1:
                     new = c < tl.where(pos + j >= pos, D, 0)
                     value += _glu(x_ptr, row + tl.maximum(j, 0), c, new, D).to(tl.float32)

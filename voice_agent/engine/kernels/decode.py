@@ -27,6 +27,8 @@ ROWS = 32  # lanes a program
 _CELLS = 16  # LSTM cells a program
 _TOKENS = 64  # of the vocabulary, a tile
 _SLICES = 32  # of the vocabulary, at most
+_BLOCK = 32  # of a sum, a load
+_STAGES = 4  # loads in flight
 
 
 @triton.jit
@@ -387,13 +389,12 @@ class GreedyDecode:
         joint = w.out[0].shape[1]
         tiles = triton.cdiv(lanes, ROWS)
         capacity = self.parts.shape[1]
-        block = min(64, max(16, triton.next_power_of_2(joint)))
         for turn in range(count):
             _joint[(tiles, self.slices)](
                 encoded, pred, *w.out, slots, self.frame, self.busy, self.tally, self.parts,
                 turn, capacity, w.out[0].shape[0],
                 JOINT=joint, CHUNK=chunk, ACT=w.activation, TILES=self.tiles, ROWS=ROWS,
-                TOKENS=_TOKENS, BK=block, num_warps=4, num_stages=2, **OPTIONS,
+                TOKENS=_TOKENS, BK=_BLOCK, num_warps=4, num_stages=_STAGES, **OPTIONS,
             )  # fmt: skip
             _advance[(lanes,)](
                 self.parts, self.busy, self.spoke, self.token, self.frame, self.symbols,
@@ -407,14 +408,14 @@ class GreedyDecode:
                 _lstm[(tiles, triton.cdiv(hidden, _CELLS))](
                     source, self.token, h, c, w_ih, w_hh, bias, self.spoke, self.tally, slots,
                     target, turn,
-                    LAYER=layer, LAYERS=layers, HIDDEN=hidden, ROWS=ROWS, CELLS=_CELLS, BK=128,
-                    num_warps=4, num_stages=2, **OPTIONS,
+                    LAYER=layer, LAYERS=layers, HIDDEN=hidden, ROWS=ROWS, CELLS=_CELLS, BK=_BLOCK,
+                    num_warps=4, num_stages=_STAGES, **OPTIONS,
                 )  # fmt: skip
                 source = target
             _project[(tiles, triton.cdiv(max(joint, hidden), 16))](
                 source, h, *w.pred, self.spoke, self.tally, slots, pred, turn,
-                LAYERS=layers, HIDDEN=hidden, JOINT=joint, ROWS=ROWS, COLS=16, BK=128,
-                num_warps=4, num_stages=2, **OPTIONS,
+                LAYERS=layers, HIDDEN=hidden, JOINT=joint, ROWS=ROWS, COLS=16, BK=_BLOCK,
+                num_warps=4, num_stages=_STAGES, **OPTIONS,
             )  # fmt: skip
         _finish[(1,)](self.tally, ROUNDS=count, num_warps=1, **OPTIONS)
         self.results[0, :2].copy_(self.tally[:2])

@@ -1,6 +1,6 @@
 """A sub-layer's end and the next one's begin: add to the residual, normalise.
 
-    x = x + factor · y;   (last of a layer: x = LayerNorm(x));   h = LayerNorm(x)
+x = x + factor · y;   (last of a layer: x = LayerNorm(x));   h = LayerNorm(x)
 """
 
 from __future__ import annotations
@@ -39,17 +39,15 @@ def _add_norm(
     col = tl.arange(0, BLOCK)
     real = col < N
     at = row * N + col
-    kind = x_ptr.dtype.element_ty
     x = tl.load(y_ptr + at, mask=real, other=0.0).to(tl.float32) * factor
     if ADD:
-        x += tl.load(x_ptr + at, mask=real, other=0.0).to(tl.float32)
-    x = x.to(kind).to(tl.float32)
+        x += tl.load(x_ptr + at, mask=real, other=0.0)
     if LAST:
-        x = _layer_norm(x, out_w, out_b, col, real, N, EPS).to(kind).to(tl.float32)
-    tl.store(x_ptr + at, x.to(kind), mask=real)
+        x = _layer_norm(x, out_w, out_b, col, real, N, EPS)
+    tl.store(x_ptr + at, x, mask=real)
     if NEXT:
         h = _layer_norm(x, next_w, next_b, col, real, N, EPS)
-        tl.store(h_ptr + at, h.to(kind), mask=real)
+        tl.store(h_ptr + at, h.to(h_ptr.dtype.element_ty), mask=real)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,11 @@ def add_norm(
 ) -> None:
     """Move the residual stream on, in place, for the first lanes' rows.
 
+    The stream is float32 whatever its sub-layers compute in: rounded to bfloat16 after each of
+    them it loses more than all of their products do.
+
     Args:
-        x: shape (capacity, n): the residual stream.
+        x: float32, shape (capacity, n): the residual stream.
         y: shape (capacity, n): the sub-layer's output.
         lanes: int32, shape (1,).
         rows: of x a lane.
@@ -83,7 +84,7 @@ def add_norm(
         add: to x; else x becomes factor · y.
         last: norm of the layer's end.
         following: norm before the next sub-layer.
-        h: shape (capacity, n), in x's dtype: receives `following`'s output.
+        h: shape (capacity, n): receives `following`'s output.
     """
     capacity, n = x.shape
     block = triton.next_power_of_2(n)

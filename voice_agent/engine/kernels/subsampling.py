@@ -106,7 +106,9 @@ def _depthwise(
                     at = 2 * f - 2 + df
                     inside = (at >= 0) & (at < FREQ_IN) & seen
                     value = tl.load(
-                        x + (row * FREQ_IN + at) * CHANNELS + c, mask=c < tl.where(inside, CHANNELS, 0), other=0.0
+                        x + (row * FREQ_IN + at) * CHANNELS + c,
+                        mask=c < tl.where(inside, CHANNELS, 0),
+                        other=0.0,
                     ).to(tl.float32)
                     w = tl.load(w_ptr + (dt * 3 + df) * CHANNELS + c, mask=real, other=0.0)
                     y += value * w.to(tl.float32)
