@@ -114,6 +114,14 @@ def test_a_stack_belongs_to_the_innermost_frame_that_is_known() -> None:
     assert shares([]) == {}
 
 
+def test_what_keeps_a_bench_from_running_is_told_in_a_sentence() -> None:
+    from voice_agent.bench.served import ServerFailed
+    from voice_agent.cli.errors import sentence
+
+    assert sentence(CannotProfile("nobody may look")) == "nobody may look"
+    assert sentence(ServerFailed("it ended")) == "it ended"
+
+
 def test_who_may_not_look_is_told_what_helps(tmp_path: Path) -> None:
     with pytest.raises(CannotProfile, match="SYS_PTRACE.*--no-profile"):
         Profile(2**22 + 1, 1.0, tmp_path / "stacks").shares()

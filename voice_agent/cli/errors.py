@@ -36,6 +36,8 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _text(error: BaseException) -> str | None:
+    from voice_agent.bench.profile import CannotProfile
+    from voice_agent.bench.served import ServerFailed
     from voice_agent.config_errors import ConfigError
     from voice_agent.demo.errors import DemoError
     from voice_agent.engine.errors import EngineError
@@ -53,6 +55,8 @@ def _text(error: BaseException) -> str | None:
             | AudioFileError()
             | OptionNotServed()
             | DemoError()
+            | CannotProfile()
+            | ServerFailed()
         ):
             return str(error)
         case _ if _is_out_of_memory(error):
