@@ -18,7 +18,7 @@ from voice_agent.engine.recognizer import Failed, Final, Partial, StreamOptions
 from voice_agent.link.client import EngineClient
 from voice_agent.link.host import EngineHost
 from voice_agent.link.keeping import LIMIT_S
-from voice_agent.link.packing import Unframer, packed
+from voice_agent.link.packing import Op, Orders, Unframer, orders_of, packed
 
 RATE = 16_000
 SCRIPT: Script = ((0.2, "one"), (0.4, "one two"))
@@ -317,6 +317,21 @@ async def test_streams_of_a_front_end_that_is_gone_give_their_slots_back(link: L
     await eventually(lambda: not recognizer.streams)
     with pytest.raises(EngineError):
         client.open(Collector())
+
+
+def test_every_streams_samples_are_whole_and_aligned() -> None:
+    orders, sent = Orders(), []
+    for i, samples in enumerate((1, 3, 1280, 7, 2, 5)):
+        pcm = (np.arange(samples) + i).astype(np.float32 if i % 2 else np.int16)
+        orders.add(Op.FINISH, i)
+        orders.feed(i, pcm.tobytes(), floats=bool(i % 2))
+        sent.append(pcm)
+    ((_, body),) = Unframer().push(orders.take())
+    got = [pcm for op, _, _, pcm in orders_of(body) if pcm is not None]
+    for pcm, expected in zip(got, sent, strict=True):
+        assert np.array_equal(pcm, expected) and pcm.dtype == expected.dtype
+        assert pcm.flags.aligned
+    assert not len(orders)
 
 
 def test_messages_are_found_however_the_bytes_are_cut() -> None:

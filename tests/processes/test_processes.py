@@ -285,9 +285,7 @@ async def test_a_front_end_that_dies_takes_its_own_sessions_alone(server: Proces
     victim = sorted(front_ends.items())[0][1]
     os.kill(victim, signal.SIGKILL)
     texts = await asyncio.gather(*(say(ws) for ws in sessions), return_exceptions=True)
-    assert sorted(map(type, texts), key=str) == sorted(
-        [str, type(next(t for t in texts if isinstance(t, Exception)))], key=str
-    ), texts
+    assert sum(isinstance(text, str) for text in texts) == 1, texts
     survivor = next(ws for ws, text in zip(sessions, texts, strict=True) if isinstance(text, str))
     server.until(lambda: server.metric("voice_agent_sessions") == 1)
     server.until(lambda: len(server.pids()) == 3)
@@ -298,6 +296,7 @@ async def test_a_front_end_that_dies_takes_its_own_sessions_alone(server: Proces
         for i in range(2)
     ]
     assert sum(restarted) == 1
+    server.until(server.ready)
     for ws in await spread(server):  # the one that was started again has clients, too
         await finish(ws)
 

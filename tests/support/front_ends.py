@@ -124,7 +124,7 @@ class Processes:
 
     def ready(self) -> bool:
         """Whether every front-end that the kernel chose, often enough to meet all, is ready."""
-        return all(self.get("/readyz")[0] == 200 for _ in range(8))
+        return all(self.get("/readyz")[0] == 200 for _ in range(20))
 
     def until(self, condition: Callable[[], bool], limit_s: float = 60.0) -> float:
         """Wait for something; returns the seconds that it took."""

@@ -7,8 +7,9 @@ layout is native and unversioned. A message is
 
     ORDERS   front-end -> engine, one for all streams of a flush interval:
              uint32 orders, uint32 bytes of audio
-             orders   (stream uint32, size uint32, op uint8) each, in the order they were given
-             audio    of the feeds, one after the other: int16 or float32, as the op says
+             orders   (stream uint32, size uint32, op uint32) each, in the order they were given
+             audio    of the feeds, one after the other: int16 or float32, as the op says, each
+                      from a multiple of four bytes on: recognisers copy aligned samples as they are
              choices  MessagePack: the options of each OPEN
     EVENTS   engine -> front-end, one for all streams of a tick: MessagePack [Row, ...]
     HELLO, STATS  engine -> front-end, MessagePack
@@ -33,8 +34,8 @@ ORDERS, EVENTS, HELLO, STATS = range(4)
 
 _HEAD = struct.Struct("=IB")
 _COUNTS = struct.Struct("=II")
-_ORDER = np.dtype([("stream", "u4"), ("size", "u4"), ("op", "u1")])
-_pack_order = struct.Struct("=IIB").pack  # one of them
+_ORDER = np.dtype([("stream", "u4"), ("size", "u4"), ("op", "u4")])
+_pack_order = struct.Struct("=III").pack  # one of them
 _encode = msgspec.msgpack.Encoder().encode
 
 MAX_BODY = 1 << 28
@@ -101,7 +102,7 @@ class Orders:
             self._orders.append(_pack_order(stream, len(data) // 4, Op.FEED_FLOAT32))
         else:
             self._orders.append(_pack_order(stream, len(data) // 2, _FEED_INT16))
-        self._audio.append(data)
+        self._audio.append(data if len(data) % 4 == 0 else data + b"\0\0")
 
     def open(self, stream: int, options: StreamOptions, first_segment: int = 0) -> None:
         """Add an OPEN."""
@@ -137,9 +138,8 @@ def orders_of(body: memoryview) -> Iterator[Order]:
     for stream, size, op in table.tolist():
         if op == _FEED_INT16:
             yield op, stream, size, np.frombuffer(audio, "i2", size, at)
-            at += 2 * size
+            at += 2 * (size + size % 2)
         elif op == Op.FEED_FLOAT32:
-            # Aligned or not, as it stands behind whatever other streams sent.
             yield op, stream, size, np.frombuffer(audio, "f4", size, at)
             at += 4 * size
         elif op == Op.OPEN:
