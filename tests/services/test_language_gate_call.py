@@ -128,7 +128,7 @@ async def test_each_language_is_written_once_in_order_and_what_is_no_speech_is_n
     assert runs([m["language"] for m in heard]) == ["en", "kn", "en"]
     for final in heard:
         assert_script(final["language"], final["text"])
-    assert heard_share(f"{TIMES} {WISDOM}", text_in("en", messages)) >= 1 / 4
+    assert heard_share(f"{TIMES} {WISDOM}", text_in("en", messages)) >= 1 / 3
     assert jiwer.cer(KANNADA, text_in("kn", messages)) < 0.5
 
     # Each final has its last decision, and noise and music have none.
