@@ -137,7 +137,7 @@ class Ours:
         """
         device = self.runner.device
         works: dict[str, Callable[[], Any]]
-        if hasattr(self.runner, "parts"):
+        if getattr(self.runner, "graphs", None) is not None:
             works = self.runner.parts(lanes, right)
         elif device.type == "cpu":
             works = _eager_parts(self.runner, self._order[:lanes], right, window)
