@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import aligned, lid_train
+from training import aligned, lid_data, lid_train
 from training.aligned import Spoken
 from training.augment import Strength
 from training.lid_net import CLASSES, NAMED, LidNet
@@ -83,8 +83,8 @@ def fit(args: argparse.Namespace) -> Path:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.noise_minutes and not (args.data / "noise-made.npz").exists():
         aligned.write(args.data, "noise-made", made_noise(60 * args.noise_minutes, args.seed))
-    store = lid_train.Languages(args.data, args.hours, device)
-    held_out = lid_train.Languages(args.held_out, 1.0, device)
+    store = lid_data.Languages(args.data, args.hours, device)
+    held_out = lid_data.Languages(args.held_out, 1.0, device)
     held_out.refresh(1000)
     store.refresh(1000)
     while not {"en", "kn", "hi", "ta"} <= {language for language, _ in store.groups}:
@@ -105,11 +105,11 @@ def fit(args: argparse.Namespace) -> Path:
 
 
 @torch.no_grad()
-def temperature(net: LidNet, store: lid_train.Languages, seed: int) -> float:
+def temperature(net: LidNet, store: lid_data.Languages, seed: int) -> float:
     """The temperature that makes posteriors of held-out voices, in noise, likeliest."""
     rng = np.random.default_rng(seed + 1)
     batches = [
-        lid_train.batch_of(store, 64, s, rng, Strength()) for s in (0.5, 1.0, 2.0) for _ in range(5)
+        lid_data.batch_of(store, 64, s, rng, Strength()) for s in (0.5, 1.0, 2.0) for _ in range(5)
     ]
     scored = [(net(batch.mel), batch.classes) for batch in batches]
     values = np.linspace(0.6, 2.5, 39)
@@ -158,7 +158,7 @@ def smoke() -> None:
             rows = synthesise(say, lambda r, line=line: line, language, 30.0, "smoke")
             aligned.write(folder, f"{language}-espeak", rows)
         aligned.write(folder, "noise", made_noise(20, 0))
-        store = lid_train.Languages(folder, 0.1, torch.device("cpu"))
+        store = lid_data.Languages(folder, 0.1, torch.device("cpu"))
         store.refresh(10)
         recipe = lid_train.Recipe(batch=24, width=64, ema_decay=0.9)
         net, log = lid_train.train(recipe, store, lambda step: step / 80, report_s=1.0)
@@ -203,7 +203,7 @@ def main() -> None:
         if args.train_only:
             return None
         net, _ = lid_train.load(checkpoint)
-        held_out = lid_train.Languages(args.held_out, 1.0, torch.device("cpu"))
+        held_out = lid_data.Languages(args.held_out, 1.0, torch.device("cpu"))
         held_out.refresh(1000)
         export(net, args.model, temperature(net, held_out, args.seed))
     from training.tiny_lid_measure import measure

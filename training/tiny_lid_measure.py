@@ -38,7 +38,7 @@ def pieces(pcm: np.ndarray, speech_s: float) -> Iterator[np.ndarray]:
 
 def held_out_clips(folder: Path, each: int = 40) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield (set, language, audio) of the held-out eSpeak NG voices, `each` of every shard."""
-    from training.lid_train import Languages
+    from training.lid_data import Languages
 
     store = Languages(folder, 2.0, torch.device("cpu"))
     store.refresh(1000)

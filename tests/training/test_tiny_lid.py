@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import aligned, lid_train, phones, tiny_lid
+from training import aligned, lid_data, lid_train, phones, tiny_lid
 from training.augment import Strength
 from training.lid_net import CLASSES, LidNet
 
@@ -30,7 +30,7 @@ def store(tmp_path):
     for name, utterances in rows.items():
         aligned.write(tmp_path, name, utterances)
     aligned.write(tmp_path, "noise", tiny_lid.made_noise(3, 0))
-    made = lid_train.Languages(tmp_path, 0.02, torch.device("cpu"))
+    made = lid_data.Languages(tmp_path, 0.02, torch.device("cpu"))
     made.refresh(100)
     return made
 
@@ -47,7 +47,7 @@ def test_languages_are_drawn_by_their_shares_and_people_only_for_english(store):
 
 def crops(pcm, start, length, n, seed):
     start, length = torch.tensor(start), torch.tensor(length)
-    return lid_train.crops(pcm, start, length, n, np.random.default_rng(seed))
+    return lid_data.crops(pcm, start, length, n, np.random.default_rng(seed))
 
 
 def test_crops_read_their_own_utterance_at_the_drawn_speed():
@@ -70,7 +70,7 @@ def test_a_short_utterance_is_heard_whole_with_silence_around_it():
 def test_frames_are_labelled_with_the_phone_that_is_said_then(store):
     index = store.voice.index("en/espeak/b")
     store.groups = {("en", "espeak"): np.array([index])}
-    batch = lid_train.batch_of(store, 8, 1.0, np.random.default_rng(3), Strength())
+    batch = lid_data.batch_of(store, 8, 1.0, np.random.default_rng(3), Strength())
     m, a = phones.code("m"), phones.code("aː")
     assert batch.phones.shape == (8, -(-batch.mel.shape[2] // 2))
     assert set(batch.phones.flatten().tolist()) <= {0, m, a}
