@@ -322,7 +322,8 @@ def train(
                 report()
             if speech.refresh():
                 break  # draw from the new shard, too
-    report()
+    if seen:
+        report()
     return log
 
 

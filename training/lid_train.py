@@ -262,5 +262,6 @@ def train(
             store.refresh()
             if held_out is not None:
                 held_out.refresh()
-    report()
+    if seen:
+        report()
     return average.module.eval(), log

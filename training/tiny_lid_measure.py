@@ -97,7 +97,9 @@ def _cost(identifier: LanguageIdentifier, seed: int) -> None:
     audio = np.random.default_rng(seed).standard_normal(16_000).astype(np.float32) * 0.1
     times = []
     for _ in range(200):
-        began = time.perf_counter()
+        began = time.process_time()
         identifier.identify(audio)
-        times.append(1000 * (time.perf_counter() - began))
-    print(f"1 s of audio: median {np.median(times):.2f} ms, p95 {np.percentile(times, 95):.2f} ms")
+        times.append(1000 * (time.process_time() - began))
+    print(
+        f"CPU time of 1 s of audio: median {np.median(times):.2f} ms, p95 {np.percentile(times, 95):.2f} ms"
+    )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +18,7 @@ from voice_agent.engine.indic.layout import read
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +112,13 @@ def test_impossible_and_silent_utterances_do_not_poison_the_loss():
     loss = kannada_train.ctc_loss(scores, torch.tensor([5, 5]), targets, torch.tensor([12, 3]))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(scores.grad).all()
+
+
+def test_smoke_the_loss_falls_and_the_export_opens():
+    pytest.importorskip("espeakng_loader")
+    done = subprocess.run(
+        [sys.executable, "-m", "training.tiny_kn", "--smoke"],
+        cwd=ROOT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the export opens" in done.stdout

@@ -102,6 +102,17 @@ def test_a_saved_network_opens_as_it_was(tmp_path):
     torch.testing.assert_close(opened(features), net(features))
 
 
+def test_a_leaning_copy_moves_the_odds_by_as_much_and_leaves_the_network_alone():
+    torch.manual_seed(0)
+    net, heat = LidNet(width=16).eval(), 1.5
+    features = torch.randn(3, 64, 98)
+    lean = {"en": 0.2, "kn": 0.5, "other": -0.4}
+    moved = tiny_lid.leaning(net, heat, lean)
+    shift = (moved(features) - net(features)) / heat
+    want = torch.tensor([0.2, 0.5] + [-0.4] * (len(CLASSES) - 2))
+    torch.testing.assert_close(shift, want.expand(3, -1), atol=1e-5, rtol=0)
+
+
 def test_the_ear_feels_only_a_share_of_what_the_language_teaches():
     pulls = {}
     for share in (1.0, 0.0):
@@ -149,3 +160,9 @@ def test_an_american_voice_is_given_the_phonemes_that_it_knows():
     spoken = foreign_phonemes(Espeak(), "ಹಳ್ಳಿ ಮಣ್ಣು ಟಪಾಲು", "kn", known)
     assert spoken and set(spoken) <= known
     assert "l" in spoken and "n" in spoken and "t" in spoken
+
+
+def test_smoke_the_loss_falls_and_the_export_opens(capsys):
+    pytest.importorskip("espeakng_loader")
+    tiny_lid.smoke()
+    assert "the export opens" in capsys.readouterr().out
