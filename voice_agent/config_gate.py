@@ -48,12 +48,12 @@ class GateConfig(BaseModel):
     identifier_model: str | None = Field(default=None, min_length=1)
     partials: Literal["tentative", "hold"] = "tentative"
     checks_s: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    threshold: float = 0.95
-    hysteresis: float = 0.04
+    threshold: float = 0.9
+    hysteresis: float = 0.05
     recheck_s: float = 1.0
     window_s: float = 2.0
     confirmations: int = 2
-    final_threshold: float = 0.9
+    final_threshold: float = 0.8
     prior_weight: float = 1.0
     memory: float = 0.6
     patience_s: float = 0.25
