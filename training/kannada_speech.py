@@ -7,7 +7,6 @@ alone, so any worker may speak any of them. eSpeak NG 1.51 or later, through `es
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import os
 import random
@@ -16,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from training.aligned import Mark, Spoken, write
 from training.kannada_text import KannadaText
-from training.pool import write_shard
-from training.voices import Espeak, to_16k, trimmed
+from training.voices import Espeak, loud_part, to_16k, trimmed
 
-PHONEME_EVENTS, PHONEME = 1, 7  # espeak_Initialize's option, and the type of an event
+PHONEME_EVENTS, IN_IPA, PHONEME = 1, 2, 7  # espeak_Initialize's options, and the type of an event
 
 VOICES = ("", "+f1", "+f2", "+f3", "+f4", "+m1", "+m2", "+m3", "+m4", "+m6", "+m7", "+Annie")
 VOICES += ("+Michael", "+Alicia", "+Andy", "+Gene", "+Jacky", "+anika", "+belinda", "+ed", "+linda")
@@ -79,7 +78,7 @@ class AlignedEspeak(Espeak):
 
         self.begins: list[tuple[int, str]] = []
         data = espeakng_loader.get_data_path().encode()
-        self.rate = self.library.espeak_Initialize(2, 0, data, PHONEME_EVENTS)
+        self.rate = self.library.espeak_Initialize(2, 0, data, PHONEME_EVENTS | IN_IPA)
         kind = ctypes.CFUNCTYPE(
             ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
         )
@@ -99,42 +98,48 @@ class AlignedEspeak(Espeak):
         self.library.espeak_SetSynthCallback(self._aligned)
 
 
+def aligned_speech(
+    engine: AlignedEspeak,
+    text: str,
+    r: random.Random,
+    variants: tuple[str, ...],
+    language: str = "kn",
+) -> tuple[np.ndarray, str, list[Mark]]:
+    """Speak as `speak` does; also tell at which sample each phoneme begins, by its IPA name."""
+    engine.begins = []
+    audio, voice = speak(engine, text, r, variants, language)
+    if not engine.pieces:
+        return audio, voice, []
+    gone = loud_part(to_16k(np.concatenate(engine.pieces), engine.rate)).start
+    marks = [(ms * 16 - gone, name.lstrip("ˈˌ")) for ms, name in engine.begins]
+    return audio, voice, marks
+
+
 def utterances(
-    text: KannadaText, seed: int, indices: range, held_out: bool = False, aligned: bool = False
-) -> Iterator[tuple[np.ndarray, str, str]]:
-    """Speak the utterances of these names; (audio, text, voice) each.
+    text: KannadaText, seed: int, indices: range, held_out: bool = False
+) -> Iterator[Spoken]:
+    """Speak the utterances of these names; (audio, text, voice, phonemes) each.
 
     Args:
         text: draws the sentences.
         seed: of text, voice, rate and pitch.
         indices: names of the utterances.
         held_out: held-out words in held-out voices.
-        aligned: put a tab and a JSON list [[sample, phoneme], …] after the text.
     """
-    engine = AlignedEspeak() if aligned else kannada_voice()
+    engine = AlignedEspeak()
     variants = HELD_OUT_VOICES if held_out else VOICES
     for index in indices:
         r = random.Random(f"{seed}/{held_out}/{index}")
         sentence = text.sentence(r, held_out)
-        if isinstance(engine, AlignedEspeak):
-            engine.begins = []
-        audio, voice = speak(engine, sentence, r, variants)
-        if isinstance(engine, AlignedEspeak):
-            # `speak` trims the leading silence: at most a margin of it is left.
-            whole = to_16k(np.concatenate(engine.pieces), engine.rate) if engine.pieces else audio
-            loud = np.flatnonzero(np.abs(whole.astype(np.int32)) > 160)
-            gone = max(0, int(loud[0]) - 800) if len(loud) else 0
-            begins = [[ms * 16 - gone, name] for ms, name in engine.begins]
-            sentence = f"{sentence}\t{json.dumps(begins, ensure_ascii=False)}"
+        audio, voice, marks = aligned_speech(engine, sentence, r, variants)
         if len(audio):
-            yield audio, sentence, voice
+            yield audio, sentence, voice, marks
 
 
 def _shard(job: tuple[str, str | None, int, int, int]) -> float:
     folder, text_folder, seed, begin, end = job
     text = KannadaText.read(Path(text_folder)) if text_folder else KannadaText()
-    rows = utterances(text, seed, range(begin, end), aligned=True)
-    return write_shard(Path(folder), f"{begin:07d}", rows)
+    return write(Path(folder), f"{begin:07d}", utterances(text, seed, range(begin, end)))
 
 
 def fill(
