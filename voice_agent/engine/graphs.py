@@ -7,7 +7,8 @@ segment are the same graph. Buckets are captured largest first, from one memory 
 The decoder's part has a bounded number of rounds; where a lane needs more, a second small graph
 goes on with it until none is busy. The host learns that from the results that it reads anyway.
 
-Engine thread only. Where capture is not possible the same launches run one by one (`capture=False`).
+Engine thread only. Where capture is not possible the same launches run one by one
+(`capture=False`).
 """
 
 from __future__ import annotations
