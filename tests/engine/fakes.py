@@ -85,7 +85,7 @@ class FakeTranscript:
     def append(self, token, frame, prob):
         self.tokens.append(token)
 
-    def words(self, audio_s):
+    def words(self, audio_s, count=None):
         return ()
 
     @property

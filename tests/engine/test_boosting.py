@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
+import soxr
 import torch
 
 from tests.support.collect import Collector
-from voice_agent.engine.boosting import DEFAULT_BOOST, START, PhraseBoost
+from voice_agent.engine import load_recognizer
+from voice_agent.engine.boosting import DEFAULT_BOOST, START, PhraseBoost, Vocabulary
 from voice_agent.engine.decoder import BoostState, _boosted
 from voice_agent.engine.nemotron import NemotronRecognizer
 from voice_agent.engine.recognizer import StreamOptions
@@ -57,11 +60,23 @@ def test_capitals_are_followed_too():
         ({"az": -1.0}, "the boost of 'az' is -1"),
         ({"a" * 201: 1.0}, "longer than 200"),
         ({f"{'a' * (i % 90)} {i}": 1.0 for i in range(501)}, "501 phrases to boost; at most 500"),
+        ({"a" * 150 + f" {i}": 1.0 for i in range(70)}, r"\d+ letters of phrases .* at most 10000"),
     ],
 )
 def test_what_cannot_be_boosted_is_named(phrases, complaint):
     with pytest.raises(ValueError, match=complaint):
         PhraseBoost(phrases, SURFACES)
+
+
+def test_a_vocabulary_serves_many_lists():
+    vocabulary = Vocabulary(SURFACES)
+    for phrases in ({"nemotron": 4.0}, {"az": 2.0, "nemo": None}):
+        one, other = PhraseBoost(phrases, vocabulary), PhraseBoost(phrases, SURFACES)
+        state, same = START, START
+        for token in (NE, M, O, TRON, A, NE, MO, Z):
+            assert one.bonus(state) == other.bonus(same)
+            state, same = one.after(state, token), other.after(same, token)
+            assert state == same
 
 
 def test_only_lanes_with_phrases_change_and_blank_is_not_theirs_to_beat():
@@ -113,6 +128,49 @@ def test_a_slot_forgets_the_phrases_of_its_last_stream(recognizer, noise):
     hear(recognizer, audio, [{"zebras": 20.0}] * 4)  # every slot
     after = hear(recognizer, audio, [None] * 4)
     assert all(final.tokens == before.tokens for final in after)
+
+
+RARE = ("season", "light", "darkness")
+
+
+@pytest.fixture(scope="module")
+def dickens():
+    """A person reading, at 16 kHz: seconds without the rare words, and seconds with them."""
+    pytest.importorskip("moonshine_voice", reason="the clip needs the extra 'demo'")
+    from voice_agent.demo.clip import CLIP_RATE, known_clip
+
+    clip = known_clip()
+    assert all(word in clip.text for word in RARE)
+    audio = soxr.resample(clip.pcm.astype(np.float32) / 32768, CLIP_RATE, 16_000)
+    return audio[: 16_000 * 4], audio[-16_000 * 4 :]
+
+
+def test_rare_words_that_are_missed_are_caught_and_common_text_stays(dickens):
+    """The shipped model; should it hear all of them one day, noise makes it miss some."""
+    recognizer = load_recognizer("tiny-en", device="cpu", slots=4)
+    common, rare = dickens
+    hiss = np.random.default_rng(0).standard_normal(len(rare)).astype(np.float32)
+    for level in (0.0, 0.02, 0.05, 0.1):
+        (without,) = hear(recognizer, rare + level * hiss, [None])
+        if missed := [word for word in RARE if word not in without.text.lower()]:
+            break
+    boosts = dict.fromkeys(missed)
+    (boosted,) = hear(recognizer, rare + level * hiss, [boosts])
+    assert [word for word in missed if word in boosted.text.lower()], boosted.text
+    before, after = hear(recognizer, common, [None, boosts])
+    recognizer.close()
+    assert before.text and before.tokens == after.tokens
+
+
+def test_streams_with_the_same_list_share_what_it_compiles_to(recognizer):
+    phrases = {"zebras": 3.0, "quick zebras": None}
+    streams = [
+        recognizer.open(Collector(), options=StreamOptions(extra={"phrases": dict(phrases)}))
+        for _ in range(2)
+    ]
+    assert streams[0]._boost is streams[1]._boost
+    for stream in streams:
+        stream.close()
 
 
 def test_an_option_that_is_not_known_is_named(recognizer):

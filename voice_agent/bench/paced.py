@@ -31,17 +31,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from voice_agent.bench.paced_feeders import Feeder, Tally
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
-    Event,
-    Failed,
-    Final,
     Recognizer,
-    Stream,
     StreamOptions,
 )
 from voice_agent.engine.scheduler import Recorder
-from voice_agent.engine.stats import LagHistogram
 
 Phases = Literal["spread", "lockstep"]
 _PHASES = 80  # distinct phases over a chunk: 1 ms apart at 80 ms
@@ -83,7 +79,7 @@ class PacedResult:
         feeder_late_p99_ms: by how much feeders were behind their clock; part of the lag.
         feeder_late_max_ms: the same. Where it is a chunk or more the feeders could not keep the
             pace, and lags are told too short: see `valid`.
-        overflows: times that a ring was full.
+        overflows: times that a ring was full, since the engine started.
         cpu_cores: of the whole process, on average.
         engine_cores: of the engine thread.
         feeder_cores: of all feeders.
@@ -140,121 +136,6 @@ class PacedResult:
         return "\n".join(lines)
 
 
-class _Tally:
-    """Lags by chunk, on the engine thread; events, on the consumer's loop."""
-
-    def __init__(self, streams: int, period_s: float) -> None:
-        self.lags, self.finals = LagHistogram(), LagHistogram()
-        self.partials = self.finals_seen = self.chunks = self.steps = 0
-        self.failed: str | None = None
-        self.counting = False
-        self.engine_s = 0.0
-        self._phase = np.zeros(0)
-        self._period_s = period_s
-        self._zero = 0.0
-        self._engine_from: float | None = None
-
-    def clocks(self, phase_by_slot: np.ndarray, zero: float) -> None:
-        """When each slot's chunks end: `zero` + phase + a whole number of periods."""
-        self._phase, self._zero = phase_by_slot, zero
-
-    def record(self, slots: np.ndarray, arrived: np.ndarray, now: float) -> None:
-        """See `scheduler.Recorder`."""
-        if not self.counting:
-            self._engine_from = None
-            return
-        spent = time.thread_time()
-        if self._engine_from is None:
-            self._engine_from = spent
-        self.engine_s = spent - self._engine_from
-        behind = (arrived - self._zero - self._phase[slots]) % self._period_s
-        self.lags.add(now - arrived + behind)
-        self.chunks += len(slots)
-        self.steps += 1
-
-    def on_event(self, event: Event) -> None:
-        """Count what a stream was told."""
-        if isinstance(event, Failed):
-            self.failed = self.failed or str(event.error)
-        elif self.counting:
-            if isinstance(event, Final):
-                self.finals.add(np.array([event.decode_ms / 1000]))
-            else:
-                self.partials += 1
-
-
-class _Feeder(threading.Thread):
-    """Feeds its streams when their clocks say so, with as little Python a chunk as there can be."""
-
-    def __init__(
-        self,
-        groups: Sequence[tuple[float, Sequence[Stream]]],
-        audio: Sequence[np.ndarray],
-        period_s: float,
-        segment_chunks: int,
-    ) -> None:
-        """Plan.
-
-        Args:
-            groups: phase in seconds, and the streams that have it, in the order of phases.
-            audio: chunks that are fed in turn.
-            period_s: of a chunk.
-            segment_chunks: after how many a stream finishes its segment; 0 for never.
-        """
-        super().__init__(name="feeder", daemon=True)
-        self.late = LagHistogram()
-        self.zero = 0.0
-        self.stop_at = self.count_from = float("inf")
-        self.cpu_s = 0.0
-        self.error: BaseException | None = None
-        self._audio = audio
-        self._period_s = period_s
-        self._segment = segment_chunks
-        self._groups = [(phase, [s.feed for s in streams]) for phase, streams in groups]
-        # Who finishes after which chunk: spread over the segment's length.
-        self._finishing: list[list[list[Stream]]] = []
-        for _, streams in groups:
-            turns: list[list[Stream]] = [[] for _ in range(max(segment_chunks, 1))]
-            if segment_chunks:
-                for at, stream in enumerate(streams):
-                    turns[at % segment_chunks].append(stream)
-            self._finishing.append(turns)
-
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.error = error
-
-    def _run(self) -> None:
-        clock, sleep, audio = time.monotonic, time.sleep, self._audio
-        counting_from: float | None = None
-        late: list[float] = []
-        chunk = 0
-        while True:
-            piece = audio[chunk % len(audio)]
-            began = self.zero + (chunk + 1) * self._period_s  # the audio has to be spoken first
-            if began >= self.stop_at:
-                break
-            for (phase, feeds), turns in zip(self._groups, self._finishing, strict=True):
-                due = began + phase
-                if (left := due - clock()) > 0:
-                    sleep(left)
-                if due >= self.count_from:
-                    if counting_from is None:
-                        counting_from = time.thread_time()
-                    late.append(clock() - due)
-                for feed in feeds:
-                    feed(piece)
-                for stream in turns[chunk % len(turns)]:
-                    stream.finish()
-                if late:
-                    late.append(clock() - due)  # of the group's last stream
-            chunk += 1
-        self.late.add(np.array(late))
-        self.cpu_s = time.thread_time() - (counting_from or 0.0)
-
-
 def run_paced(
     recognizer: Recording,
     streams: int,
@@ -289,7 +170,7 @@ def run_paced(
     if streams < 1 or seconds <= 0 or feeders < 1:
         raise ValueError("a paced run takes one stream or more, one feeder or more, and some time")
     period_s = recognizer.chunk_s(right_context)
-    tally = _Tally(streams, period_s)
+    tally = Tally(streams, period_s)
     loop = asyncio.new_event_loop()
     consumer = threading.Thread(target=loop.run_forever, name="consumer", daemon=True)
     consumer.start()
@@ -307,9 +188,17 @@ def run_paced(
         recognizer.record_lags(None)
         for stream in opened:
             stream.close()
+        _wait_for_slots(recognizer)
         loop.call_soon_threadsafe(loop.stop)
         consumer.join()
         loop.close()
+
+
+def _wait_for_slots(recognizer: Any) -> None:
+    """Until the engine thread has taken the slots back, so that the next run finds them."""
+    deadline = time.monotonic() + 10
+    while recognizer.stats.open_streams and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _pieces(audio: np.ndarray | None, period_s: float) -> list[np.ndarray]:
@@ -326,7 +215,7 @@ def _pieces(audio: np.ndarray | None, period_s: float) -> list[np.ndarray]:
 def _run(
     recognizer: Recording,
     streams: Sequence[Any],
-    tally: _Tally,
+    tally: Tally,
     seconds: float,
     phases: Phases,
     audio: Sequence[np.ndarray],
@@ -347,7 +236,7 @@ def _run(
                 groups.append((phase * period_s / count, mine))
                 phase_by_slot[[s.slot for s in mine]] = phase * period_s / count
         if groups:
-            threads.append(_Feeder(groups, audio, period_s, segment_chunks))
+            threads.append(Feeder(groups, audio, period_s, segment_chunks))
     gc.collect()
     gc.freeze()  # what was loaded so far is not looked through again during the run
     zero = time.monotonic() + 0.2
@@ -360,7 +249,6 @@ def _run(
         thread.start()
     stats: Any = getattr(recognizer, "stats", None)
     time.sleep(max(zero + warmup_s - time.monotonic(), 0.0))
-    overflowed = stats.overflows
     began, cpu = time.monotonic(), time.process_time()
     tally.counting = True
     for thread in threads:
@@ -391,7 +279,7 @@ def _run(
         failed=tally.failed or (failures[0] if failures else None),
         feeder_late_p99_ms=max(each.percentile_s(99) for each in late) * 1000,
         feeder_late_max_ms=max(each.longest_s for each in late) * 1000,
-        overflows=stats.overflows - overflowed,
+        overflows=stats.overflows,
         cpu_cores=cpu / wall,
         engine_cores=tally.engine_s / wall,
         feeder_cores=sum(thread.cpu_s for thread in threads) / wall,

@@ -20,6 +20,8 @@ DEFAULT_BOOST = 3.0
 MAX_BOOST = 20.0
 MAX_PHRASES = 500
 MAX_LETTERS = 200
+MAX_LETTERS_IN_ALL = 10_000
+"""Bounds what compiling takes: callers open streams on their event loops."""
 _BEGIN = 0.5  # of the boost, for a token that begins a phrase: most words are not in the list
 
 Place = tuple[int, int]  # phrase, letters of it that were said
@@ -27,16 +29,35 @@ START: tuple[Place, ...] = ()
 """The state in which no phrase is begun."""
 
 
+class Vocabulary:
+    """Tokens by their text. One for each checkpoint: making it takes longer than most phrases."""
+
+    def __init__(self, surfaces: Sequence[str]) -> None:
+        """Sort the tokens.
+
+        Args:
+            surfaces: text of each token; a leading space marks the start of a word.
+        """
+        self.tokens: dict[str, list[int]] = {}
+        for token, surface in enumerate(surfaces):
+            if surface:
+                self.tokens.setdefault(surface, []).append(token)
+        self.prefixes = {text[:end] for text in self.tokens for end in range(1, len(text) + 1)}
+
+
 class PhraseBoost:
     """The phrases of one stream over one vocabulary. Immutable; states are tuples of places."""
 
-    def __init__(self, phrases: Mapping[str, float | None], surfaces: Sequence[str]) -> None:
+    def __init__(
+        self, phrases: Mapping[str, float | None], surfaces: Sequence[str] | Vocabulary
+    ) -> None:
         """Compile phrases.
 
         Args:
             phrases: boost in logits by phrase, None for `DEFAULT_BOOST`. A phrase is also
                 followed in lower case and with a capital first letter.
-            surfaces: text of each token; a leading space marks the start of a word.
+            surfaces: text of each token; a leading space marks the start of a word. A
+                `Vocabulary` of them spares making one.
 
         Raises:
             ValueError: too many or too long phrases, an empty one, one that the vocabulary
@@ -44,11 +65,11 @@ class PhraseBoost:
         """
         if len(phrases) > MAX_PHRASES:
             raise ValueError(f"{len(phrases)} phrases to boost; at most {MAX_PHRASES} are served")
-        tokens: dict[str, list[int]] = {}
-        for token, surface in enumerate(surfaces):
-            if surface:
-                tokens.setdefault(surface, []).append(token)
-        longest = max(map(len, tokens), default=0)
+        if (letters := sum(map(len, phrases))) > MAX_LETTERS_IN_ALL:
+            raise ValueError(
+                f"{letters} letters of phrases to boost; at most {MAX_LETTERS_IN_ALL} are served"
+            )
+        vocabulary = surfaces if isinstance(surfaces, Vocabulary) else Vocabulary(surfaces)
         self._boosts: list[float] = []
         # By phrase and letters said: where each token that goes on leads to.
         self._steps: list[list[dict[int, int]]] = []
@@ -57,13 +78,17 @@ class PhraseBoost:
             spellings = [
                 steps
                 for text in _variants(phrase)
-                if (steps := _steps(text, tokens, longest)) is not None
+                if (steps := _steps(text, vocabulary)) is not None
             ]
             if not spellings:
                 raise ValueError(f"the phrase {phrase!r} has letters that the model cannot write")
             self._steps += spellings
             self._boosts += [boost] * len(spellings)
         self._begin = self._bonus_of((i, 0) for i in range(len(self._steps)))
+        self._beginning: dict[int, list[int]] = {}  # phrases by the tokens that begin them
+        for phrase_number, steps in enumerate(self._steps):
+            for token in steps[0]:
+                self._beginning.setdefault(token, []).append(phrase_number)
 
     def _bonus_of(self, places: Iterable[Place]) -> dict[int, float]:
         found: dict[int, float] = {}
@@ -85,7 +110,7 @@ class PhraseBoost:
     def after(self, state: tuple[Place, ...], token: int) -> tuple[Place, ...]:
         """The state after a token was emitted; what it does not go on with is dropped."""
         reached = []
-        for phrase, said in (*state, *((i, 0) for i in range(len(self._steps)))):
+        for phrase, said in (*state, *((i, 0) for i in self._beginning.get(token, ()))):
             step = self._steps[phrase][said].get(token)
             if step is not None and step < len(self._steps[phrase]):
                 reached.append((phrase, step))
@@ -109,7 +134,7 @@ def _variants(phrase: str) -> list[str]:
     return [f" {variant}" for variant in dict.fromkeys((text, text.lower(), capital))]
 
 
-def _steps(text: str, tokens: Mapping[str, list[int]], longest: int) -> list[dict[int, int]] | None:
+def _steps(text: str, vocabulary: Vocabulary) -> list[dict[int, int]] | None:
     """By letters said: the tokens that go on with `text`, and how far each reaches.
 
     Returns:
@@ -118,9 +143,12 @@ def _steps(text: str, tokens: Mapping[str, list[int]], longest: int) -> list[dic
     steps: list[dict[int, int]] = [{} for _ in text]
     spelled = [False] * len(text) + [True]  # from here to the end
     for at in range(len(text) - 1, -1, -1):
-        for end in range(at + 1, min(len(text), at + longest) + 1):
+        for end in range(at + 1, len(text) + 1):
+            piece = text[at:end]
+            if piece not in vocabulary.prefixes:
+                break
             if spelled[end]:
-                for token in tokens.get(text[at:end], ()):
+                for token in vocabulary.tokens.get(piece, ()):
                     steps[at][token] = end
                     spelled[at] = True
     return steps if spelled[0] else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voice_agent.engine.boosting import PhraseBoost
+from voice_agent.engine.boosting import PhraseBoost, Vocabulary
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
@@ -71,8 +72,10 @@ class NemotronRecognizer:
             raise ValueError(f"{self.name} has no tokenizer, so it cannot write")
         tokenizer = checkpoint.tokenizer
         self._prompt = config.prompt
-        self._surfaces = tokenizer.surfaces
         self._boosts = runner.boosts
+        self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
+        # Callers of one service tend to bring the same list; streams share what it compiles to.
+        self._compiled = functools.lru_cache(maxsize=64)(self._compile)
         self._scheduler = Scheduler(
             runner,
             {right: Chunks.of(config, right) for right in self.right_contexts},
@@ -137,7 +140,10 @@ class NemotronRecognizer:
         if unknown := extra.keys() - known:
             raise ValueError(f"{self.name} does not know the option {min(unknown)!r}")
         phrases = extra.get("phrases")
-        return PhraseBoost(phrases, self._surfaces) if phrases else None
+        return self._compiled(tuple(phrases.items())) if phrases else None
+
+    def _compile(self, phrases: tuple[tuple[str, float | None], ...]) -> PhraseBoost:
+        return PhraseBoost(dict(phrases), self._vocabulary)
 
     def close(self) -> None:
         """Stop the engine thread; see `Recognizer.close`."""

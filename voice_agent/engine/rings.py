@@ -7,8 +7,9 @@
 
 Sample s of a stream lies at `s % size` of its slot's row, whatever segment it belongs to. Audio
 is kept as int16, as it comes over the wire; a stream that is fed float32 moves to the second
-array, which is made when the first one does. Both are only touched as far as they are used, so
-memory that no stream needs is never taken from the system.
+array, which is made when the first one does. A row is as long as the widest look-ahead asks for;
+streams of a narrower one use its beginning, and the system gives memory, by its pages, for what is
+used.
 
 Threads. A stream's feeders, one at a time under the stream's lock, write its row and then
 `written`; the engine thread reads them and then moves `read` on. Neither waits for the other, and

@@ -18,39 +18,32 @@ No torch here: the device is behind `Runner`.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import assert_never
 
 import numpy as np
 
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.chunks import Chunks
+from voice_agent.engine.device import Recorder, Runner, Step
 from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.errors import EngineClosed, EngineFull
 from voice_agent.engine.inbox import Inbox, Request
 from voice_agent.engine.lanes import Lanes
-from voice_agent.engine.recognizer import (
-    SAMPLE_RATE,
-    Deliver,
-    Event,
-    Failed,
-    Final,
-    OnEvent,
-    Partial,
-    StreamOptions,
-)
+from voice_agent.engine.recognizer import SAMPLE_RATE, Deliver, OnEvent, StreamOptions
 from voice_agent.engine.rings import Rings
 from voice_agent.engine.second_pass import SecondPass
 from voice_agent.engine.staging import Staging
 from voice_agent.engine.stats import Stats
 from voice_agent.engine.streams import Decoding, EngineStream
+from voice_agent.engine.telling import Telling
 from voice_agent.engine.text import Transcript
+
+__all__ = ["Recorder", "Runner", "Scheduler", "Stats"]
 
 log = logging.getLogger(__name__)
 
@@ -58,88 +51,7 @@ IDLE_S = 0.5
 """Seconds after which a sleeping engine shows that it is alive (`Stats.heartbeat`)."""
 MAX_BATCH = 8192
 _BACKLOG_EVERY_S = 0.1
-
-
-class Runner(Protocol):
-    """The device. Engine thread only.
-
-    What a runner may have beside this, each on its own:
-
-    launch(slots, pos, pcm, right) -> ticket, collect(ticket) -> Emissions
-        `step` in two halves: the first returns at once, the second waits. Steps are collected in
-        the order of their launch, and at most two are launched and not collected. A slot may be
-        in both, with consecutive chunks.
-    staging(lanes, window) -> array | None
-        Where to put `pcm`, float32 (or int16: the samples as they are, 32768 for 1.0, if no lane
-        was fed float32). Asked for once a step, so whoever gives one to write into while a launched
-        step may still read takes turns between three. None: this step's comes from elsewhere.
-    max_batch: int
-        Lanes a step, at most.
-
-    Attributes:
-        boosts: whether it can prefer phrases.
-    """
-
-    boosts: bool
-
-    def reset(self, slot: int, language: str | None, boost: PhraseBoost | None) -> None:
-        """A new segment begins in `slot`: what is known of it outside the device.
-
-        The lane's next step has pos 0, by which the device forgets the segment before.
-
-        Args:
-            slot: of the stream.
-            language: that the caller named.
-            boost: phrases to prefer; None always where the runner cannot.
-        """
-        ...
-
-    def step(self, slots: np.ndarray, pos: np.ndarray, pcm: np.ndarray, right: int) -> Emissions:
-        """Compute one chunk a lane.
-
-        Args:
-            slots: int64, shape (n,): distinct slot of each lane.
-            pos: int64, shape (n,): encoder frames of the lane's segment before this chunk.
-            pcm: float32, shape (n, Chunks.window_samples); the runner may not keep it.
-            right: right context of all lanes.
-        """
-        ...
-
-
-Recorder = Callable[[np.ndarray, np.ndarray, float], None]
-"""Called after each step's events were posted: (slots, when the audio of each was there, now)."""
-
-
-@dataclass(slots=True)
-class Step:
-    """What is on the device.
-
-    Attributes:
-        chunks: geometry of all lanes.
-        slots: streaming lanes.
-        epochs: their segments' (`Lanes.epoch`).
-        numbers: their chunks' numbers in the segment.
-        arrived: when their audio was there.
-        passes: the lanes after those.
-        began: when it was launched.
-        result: ticket, or what came back already.
-    """
-
-    chunks: Chunks
-    slots: np.ndarray
-    epochs: np.ndarray
-    numbers: np.ndarray
-    arrived: np.ndarray
-    passes: list[tuple[SecondPass, int]]
-    began: float
-    result: Any = None
-
-    def __len__(self) -> int:
-        return len(self.slots) + len(self.passes)
-
-
-Posting = tuple[EngineStream, int, Event]
-"""A stream, the number of its segment, and what it is told."""
+_REQUESTS_A_TURN = 10_000
 
 
 class Scheduler:
@@ -169,10 +81,8 @@ class Scheduler:
         """
         self.runner = runner
         self.chunks = chunks
-        self.new_transcript = new_transcript
         self.slots = slots
         self.max_batch = min(max_batch or MAX_BATCH, getattr(runner, "max_batch", MAX_BATCH))
-        self.language = language
         self.clock = clock
         self.recorder: Recorder | None = None
         self.stats = Stats()
@@ -191,7 +101,10 @@ class Scheduler:
         self._passes: dict[int, SecondPass] = {}  # by slot
         self._overflowing: dict[EngineStream, None] = {}
         self._flying: deque[Step] = deque()
-        self._postings: list[Posting] = []
+        self._telling = Telling(
+            new_transcript, owners=self._owners, passes=self._passes, lanes=self._lanes,
+            rings=self._rings, stats=self.stats, clock=lambda: self.clock(), language=language,
+        )  # fmt: skip
         self._backlog_at = 0.0
         self._thread: threading.Thread | None = None
 
@@ -259,11 +172,10 @@ class Scheduler:
         with self._lock:
             self._inbox.dead = error
             streams = [s for s in self._owners if s]
-            self._owners = [None] * self.slots
+            self._owners[:] = [None] * self.slots
             self.stats.open_streams = 0
-        # A cancelled segment's number cannot be asked for again, so -1 reaches everybody.
-        self._postings += [(s, -1, Failed(error)) for s in streams]
-        self._publish()
+        self._telling.failed(streams, error)
+        self._telling.publish()
 
     def take_requests(self, wait: bool) -> bool:
         """Take over what callers asked for; False once `stop()` was called.
@@ -279,11 +191,15 @@ class Scheduler:
             if not len(self._lanes.ready(self._rings.written)):
                 request = inbox.take(IDLE_S)
             inbox.asleep = False
+        taken = 0
         while request is not None:
             if request.kind == "stop":
                 return False
             if request.stream is not None:
                 self._apply(request, request.stream)
+            taken += 1
+            if taken == _REQUESTS_A_TURN:
+                break  # whoever floods the queue does not stop the steps
             request = inbox.take()
         return True
 
@@ -292,14 +208,14 @@ class Scheduler:
         for stream in [s for s in self._overflowing if not s.refill()]:
             del self._overflowing[stream]
         step = self._pick()
-        if step:
+        if step is not None:
             self._flying.append(step)
             self._begin(step)
         if self._flying and (step is None or len(self._flying) >= self._ahead):
             self._collect(self._flying[0])
             self._flying.popleft()
         else:
-            self._publish()
+            self._telling.publish()
         return step is not None or bool(self._flying)
 
     # -- engine thread: requests ---------------------------------------------------------------
@@ -351,7 +267,7 @@ class Scheduler:
                     return
                 if slot not in self._passes and not self._lanes.finish(slot, end.end):
                     return
-                self._finalise(stream, end)
+                self._telling.finalise(stream, end)
             self._passes.pop(slot, None)
             decoding.ends.popleft()
             decoding.number += 1
@@ -453,7 +369,7 @@ class Scheduler:
         emissions: Emissions = self._wait(step.result) if self._wait else step.result
         current, complete = self._lanes.collect(step.slots, step.epochs)
         if len(emissions.lanes):
-            self._accept(step, current, emissions)
+            self._telling.accept(step, current, emissions)
         for slot in step.slots[complete].tolist():
             if stream := self._owners[slot]:
                 self._settle(stream)
@@ -461,105 +377,8 @@ class Scheduler:
             again.collected += 1
             if again.collected == again.total and self._passes.get(again.stream._slot) is again:
                 self._settle(again.stream)
-        self._publish()
+        self._telling.publish()
         self._count(step)
-
-    def _accept(self, step: Step, current: np.ndarray, said: Emissions) -> None:
-        """Write what was said into the transcripts of those who said it, and tell them."""
-        n = len(step.slots)
-        lanes, frames = said.lanes, step.chunks.frames
-        if step.passes:
-            self._accept_again(step, said)
-        # Whoever left, or began another segment, during the step is not told of it any more.
-        here = np.flatnonzero(current[np.minimum(lanes, n - 1)] & (lanes < n)) if n else lanes[:0]
-        lanes = lanes[here]
-        words = zip(
-            lanes.tolist(),
-            step.slots[lanes].tolist(),
-            said.tokens[here].tolist(),
-            (step.numbers[lanes] * frames + said.frames[here]).tolist(),
-            said.probs[here].tolist(),
-            strict=True,
-        )
-        heard: list[EngineStream] = []
-        spoke: list[int] = []
-        last = -1
-        for lane, slot, token, frame, prob in words:
-            if lane != last:
-                last = lane
-                stream = self._owners[slot]
-                assert stream is not None
-                transcript = stream.decoding.transcript
-                if transcript is None:
-                    transcript = stream.decoding.transcript = self.new_transcript()
-                if stream._options.partials:
-                    heard.append(stream)
-                    spoke.append(lane)
-            transcript.append(token, frame, prob)
-        if heard:
-            self._tell(step, heard, np.array(spoke))
-
-    def _tell(self, step: Step, heard: list[EngineStream], lanes: np.ndarray) -> None:
-        """Partials for the streams on these lanes."""
-        slots = step.slots[lanes]
-        last = np.minimum(self._rings.written[slots], self._lanes.end[slots])
-        audio_s = (last - self._lanes.base[slots]) / SAMPLE_RATE
-        needed = step.chunks.needed(0) + step.numbers[lanes] * step.chunks.samples
-        ends_s = np.minimum(needed / SAMPLE_RATE, audio_s).tolist()
-        for stream, audio, end_s in zip(heard, audio_s.tolist(), ends_s, strict=True):
-            t = stream.decoding.transcript
-            assert t is not None
-            partial = Partial(
-                t.text, tuple(t.tokens), t.words(audio), end_s, self._language(stream, t)
-            )
-            self._postings.append((stream, stream.decoding.number, partial))
-
-    def _accept_again(self, step: Step, said: Emissions) -> None:
-        """The same for second passes, which tell nothing before their final."""
-        n = len(step.slots)
-        first = int(np.searchsorted(said.lanes, n))
-        for at in range(first, len(said.lanes)):
-            again, number = step.passes[int(said.lanes[at]) - n]
-            stream = again.stream
-            if self._passes.get(stream._slot) is again:
-                transcript = stream.decoding.transcript
-                if transcript is None:
-                    transcript = stream.decoding.transcript = self.new_transcript()
-                frame = number * step.chunks.frames + int(said.frames[at])
-                transcript.append(int(said.tokens[at]), frame, float(said.probs[at]))
-
-    def _finalise(self, stream: EngineStream, end: Request) -> None:
-        base = int(self._lanes.base[stream._slot])
-        audio_s = (end.end - base) / SAMPLE_RATE
-        t = stream.decoding.transcript
-        final = Final(
-            text=t.text if t else "",
-            tokens=tuple(t.tokens) if t else (),
-            words=t.words(audio_s) if t else (),
-            language=self._language(stream, t),
-            audio_s=audio_s,
-            decode_ms=(self.clock() - end.time) * 1000,
-        )
-        self._postings.append((stream, end.number, final))
-
-    def _language(self, stream: EngineStream, transcript: Transcript | None) -> str | None:
-        heard = transcript.language if transcript else None
-        return stream._options.language or heard or self.language
-
-    def _publish(self) -> None:
-        """Hand this tick's events over: one call for each place where callbacks run."""
-        if not self._postings:
-            return
-        by_deliver: defaultdict[Deliver, list[Posting]] = defaultdict(list)
-        for posting in self._postings:
-            by_deliver[posting[0]._deliver].append(posting)
-        self._postings = []
-        for deliver, postings in by_deliver.items():
-            try:
-                deliver(functools.partial(_dispatch, postings))
-            except Exception as error:  # as a rule its event loop is closed: nobody is there
-                self.stats.undelivered += len(postings)
-                log.debug("%d events not delivered: %r", len(postings), error)
 
     def _count(self, step: Step) -> None:
         now, stats = self.clock(), self.stats
@@ -575,13 +394,3 @@ class Scheduler:
             stats.backlog_s = self._lanes.waiting(self._rings.written) / SAMPLE_RATE
         if self.recorder:
             self.recorder(step.slots, step.arrived, now)
-
-
-def _dispatch(postings: list[Posting]) -> None:
-    """Run callbacks where the caller wants them, dropping what was cancelled meanwhile."""
-    for stream, segment, event in postings:
-        if stream._wants(segment):
-            try:
-                stream._on_event(event)
-            except Exception:
-                log.exception("a stream's callback failed; the others go on")

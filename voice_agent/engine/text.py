@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from voice_agent.engine.recognizer import Word
@@ -21,10 +21,15 @@ class Tokenizer:
     Attributes:
         surfaces: text of each token; a leading space marks the start of a word.
         tags: whether the text may hold language tags such as `<en-US>`.
+        parts: each surface cut at its spaces: what goes on with the word before, then new words.
     """
 
     surfaces: tuple[str, ...]
     tags: bool = False
+    parts: tuple[tuple[str, ...], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(tuple(s.split(" ")) for s in self.surfaces))
 
     @classmethod
     def from_sentencepiece(cls, model: bytes, *, tags: bool = False) -> Tokenizer:
@@ -75,85 +80,88 @@ class Tokenizer:
 
 
 class Transcript:
-    """The growing text of one segment, kept by words so that a token costs what it adds.
+    """The growing text of one segment: a log of tokens, and the text that they have written.
 
-    Token times are those of the encoder frames that emitted them; a word reaches from its first
-    token's frame to the end of its last token's. Its confidence is the mean posterior of its
-    tokens (calibration is the caller's).
+    A token costs what it adds; words with their times are worked out from the log when somebody
+    asks, which for most partial texts nobody does. Token times are those of the encoder frames
+    that emitted them; a word reaches from its first token's frame to the end of its last token's.
+    Its confidence is the mean posterior of its tokens (calibration is the caller's).
+
+    One thread appends; others may ask for the words of the first `count` tokens meanwhile.
 
     Attributes:
         tokens: ids so far.
+        frames: encoder frame of the segment that emitted each.
+        probs: posterior of each.
         language: from the last language tag, where the checkpoint writes them; the tag itself is
             not part of the text.
     """
 
     __slots__ = (
-        "_count", "_done", "_first", "_last", "_prob", "_tagged", "_text", "_written", "frame_s",
-        "language", "tokenizer", "tokens",
+        "_text", "_written", "frame_s", "frames", "language", "probs", "tokenizer", "tokens",
     )  # fmt: skip
 
     def __init__(self, tokenizer: Tokenizer, frame_s: float) -> None:
         self.tokenizer = tokenizer
         self.frame_s = frame_s
         self.tokens: list[int] = []
+        self.frames: list[int] = []
+        self.probs: list[float] = []
         self.language: str | None = None
-        self._tagged = tokenizer.tags
-        self._done: tuple[Word, ...] = ()
-        self._written = ""  # the done words, each with a space after it
+        self._written = ""  # the words that are done, each with a space after it
         self._text = ""  # of the word that is being written
-        self._first = self._last = 0  # its frames
-        self._prob = 0.0  # the sum over its tokens
-        self._count = 0
 
     def append(self, token: int, frame: int, prob: float) -> None:
         """Add a token that encoder frame `frame` of the segment emitted."""
+        self.frames.append(frame)
+        self.probs.append(prob)
         self.tokens.append(token)
-        surface = self.tokenizer.surfaces[token]
-        if " " not in surface:
-            self._extend(surface, frame, prob)
-            return
-        first, *rest = surface.split(" ")
-        self._extend(first, frame, prob)
-        for part in rest:
-            self._close()
-            self._extend(part, frame, prob)
+        parts, tags = self.tokenizer.parts[token], self.tokenizer.tags
+        if parts[0]:
+            self._text += parts[0]
+            if tags:
+                self._take_tag()
+        for part in parts[1:]:
+            if self._text:
+                self._written += f"{self._text} "
+            self._text = part
+            if tags:
+                self._take_tag()
 
-    def _extend(self, part: str, frame: int, prob: float) -> None:
-        if not part:
-            return
-        if not self._text:
-            self._first = frame
-            self._prob, self._count = 0.0, 0
-        self._text += part
-        self._last = frame + 1
-        self._prob += prob
-        self._count += 1
-        if self._tagged and (tag := _TAG.search(self._text)):
+    def _take_tag(self) -> None:
+        if tag := _TAG.search(self._text):
             self.language = tag.group(1)
             self._text = self._text.replace(tag.group(), "")
 
-    def _word(self) -> Word:
-        start_s, end_s = self._first * self.frame_s, self._last * self.frame_s
-        return Word(self._text, start_s, end_s, self._prob / self._count)
+    def words(self, audio_s: float | None = None, count: int | None = None) -> tuple[Word, ...]:
+        """Words so far.
 
-    def _close(self) -> None:
-        if self._text:
-            self._done = (*self._done, self._word())
-            self._written += f"{self._text} "
-        self._text = ""
+        Args:
+            audio_s: where times are cut, since flushing runs past the audio's end.
+            count: tokens to read; None for all.
+        """
+        parts_of, tags = self.tokenizer.parts, self.tokenizer.tags
+        words: list[Word] = []
+        text, start, end, prob, parts = "", 0, 0, 0.0, 0
 
-    def _begun(self) -> str:
-        """The word that is being written; what may be the beginning of a tag waits for more."""
-        return _TAG_BEGINS.sub("", self._text) if self._tagged else self._text
+        def close(text: str) -> None:
+            if text:
+                words.append(Word(text, start * self.frame_s, end * self.frame_s, prob / parts))
 
-    def words(self, audio_s: float | None = None) -> tuple[Word, ...]:
-        """Words so far; times are cut at `audio_s`, since flushing runs past the audio's end."""
-        words = self._done
-        if begun := self._begun():
-            word = self._word()
-            words = (*words, word if begun == word.word else replace(word, word=begun))
+        for token, frame, p in zip(self.tokens[:count], self.frames, self.probs, strict=False):
+            for at, part in enumerate(parts_of[token]):
+                if at:
+                    close(text)
+                    text = ""
+                if part:
+                    if not text:
+                        start, prob, parts = frame, 0.0, 0
+                    text, end, prob, parts = text + part, frame + 1, prob + p, parts + 1
+                    if tags and (tag := _TAG.search(text)):
+                        text = text.replace(tag.group(), "")
+        close(_TAG_BEGINS.sub("", text) if tags else text)
         if audio_s is None or not words or words[-1].end_s <= audio_s:
-            return words  # words end in the order of speaking
+            return tuple(words)  # words end in the order of speaking
         return tuple(
             w
             if w.end_s <= audio_s
@@ -163,5 +171,9 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The segment so far, words separated by one space."""
-        return (self._written + self._begun()).rstrip(" ")
+        """The segment so far, words separated by one space.
+
+        What may be the beginning of a tag waits until it is more.
+        """
+        begun = _TAG_BEGINS.sub("", self._text) if self.tokenizer.tags else self._text
+        return self._written + begun if begun else self._written[:-1]
