@@ -223,7 +223,8 @@ def time_steps(
                 said += len(out)
         taken.sort()
         row: dict[str, Any] = {
-            "batch": batch, "p50_ms": taken[len(taken) // 2], "p95_ms": taken[int(len(taken) * 0.95)],
+            "batch": batch, "p50_ms": taken[len(taken) // 2],
+            "p95_ms": taken[int(len(taken) * 0.95)],
             "p99_ms": taken[int(len(taken) * 0.99)],
             "tokens_a_frame": said / (steps * batch * (right + 1)),
         }  # fmt: skip

@@ -24,7 +24,8 @@ from voice_agent.engine.kernels.linear import Tile, Weight, linear  # noqa: E402
 
 PRODUCTS = {"up": (4096, 1024), "down": (1024, 4096), "qkv": (3072, 1024), "square": (1024, 1024),
             "glu": (2048, 1024)}  # fmt: skip
-FEW = [Tile(64, 16, 128, 4, 5), Tile(16, 16, 256, 4, 4), Tile(16, 32, 128, 4, 5), Tile(64, 16, 256, 4, 4), Tile(64, 32, 128, 4, 5),
+FEW = [Tile(64, 16, 128, 4, 5), Tile(16, 16, 256, 4, 4), Tile(16, 32, 128, 4, 5),
+       Tile(64, 16, 256, 4, 4), Tile(64, 32, 128, 4, 5),
        Tile(64, 32, 256, 4, 3), Tile(64, 64, 128, 4, 4), Tile(64, 16, 128, 4, 8)]  # fmt: skip
 SOME = [Tile(64, 32, 128, 4, 5), Tile(64, 64, 64, 4, 5), Tile(64, 64, 128, 4, 4),
         Tile(64, 128, 64, 4, 4), Tile(128, 64, 64, 4, 4), Tile(128, 128, 64, 4, 4),
