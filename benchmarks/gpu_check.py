@@ -321,6 +321,7 @@ def main() -> None:
         save()
     if args.batches:
         result["step"] = time_steps(checkpoint, args.device, args.batches, args.steps, dtype=dtype)
+        save()
     if args.batches_int8:
         result["step_int8"] = time_steps(
             checkpoint, args.device, args.batches_int8, args.steps, dtype=dtype,

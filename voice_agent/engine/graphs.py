@@ -82,9 +82,7 @@ class StepGraphs:
         self._meta = torch.zeros(4 * most + 1, dtype=torch.int32, device=device)
 
         def pinned(*size: int, dtype: torch.dtype) -> list[torch.Tensor]:
-            return [
-                torch.zeros(size, dtype=dtype, pin_memory=self.on_gpu) for _ in range(_TURNS)
-            ]
+            return [torch.zeros(size, dtype=dtype, pin_memory=self.on_gpu) for _ in range(_TURNS)]
 
         self._pcm_host = pinned(samples, dtype=torch.float32)
         self._meta_host = pinned(4 * most + 1, dtype=torch.int32)
