@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_check.py --out benchmarks/results/gpu_check.json
 
-Correctness first: encoder frames and tokens of each kind of number beside float32 on the CPU; graphs
-beside the same launches one by one; more than 2,000 streams alone and in batches of every size.
-Then times. Needs torch with CUDA, Triton, numpy and PyYAML; no NeMo. `--device cpu --shape toy`
-debugs it anywhere (with the plain modules, unless TRITON_INTERPRET=1).
+Correctness first: encoder frames and tokens of each kind of number beside float32 on the CPU;
+graphs beside the same launches one by one; more than 2,000 streams alone and in batches of every
+size. Then times. Needs torch with CUDA, Triton, numpy and PyYAML; no NeMo. `--device cpu --shape
+toy` debugs it anywhere (with the plain modules).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def graph_is_eager(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> l
 def in_company(
     checkpoint: Checkpoint, device: str, dtype: torch.dtype, streams: int, groups: list[int]
 ) -> list[dict]:
-    """How many of the streams say something else in another company; the first group is the norm."""
+    """How many streams say something else in another company; the first group is the norm."""
     steps, right = 25, checkpoint.config.encoder.right_contexts[0]
     pcm = audio(checkpoint.config, right, steps, streams, seed=3)
     runner = EngineRunner(checkpoint, slots=max(groups), device=device, dtype=dtype)
@@ -223,7 +223,8 @@ def time_steps(
                 said += len(out)
         taken.sort()
         row: dict[str, Any] = {
-            "batch": batch, "p50_ms": taken[len(taken) // 2], "p95_ms": taken[int(len(taken) * 0.95)],
+            "batch": batch, "p50_ms": taken[len(taken) // 2],
+            "p95_ms": taken[int(len(taken) * 0.95)],
             "p99_ms": taken[int(len(taken) * 0.99)],
             "tokens_a_frame": said / (steps * batch * (right + 1)),
         }  # fmt: skip
@@ -320,6 +321,7 @@ def main() -> None:
         save()
     if args.batches:
         result["step"] = time_steps(checkpoint, args.device, args.batches, args.steps, dtype=dtype)
+        save()
     if args.batches_int8:
         result["step_int8"] = time_steps(
             checkpoint, args.device, args.batches_int8, args.steps, dtype=dtype,

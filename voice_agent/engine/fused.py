@@ -152,7 +152,7 @@ class FusedStep:
         self.pool = pool
         self.features = features
         self.prompt = prompt
-        self.dtype = encoder.layers[0].qkv[0].dtype
+        self.dtype = encoder.layers[0].bias_u.dtype
         self.max_chunk = encoder.max_chunk
         self.scratch = Scratch(pool.k.device)
         self.layers = [_Layer.of(w, quantized) for w in encoder.layers]
@@ -287,7 +287,7 @@ class FusedStep:
         def into(w: Weight, act: str = "") -> torch.Tensor:
             return product(h, w, "wide", act)
 
-        def out_of(y: torch.Tensor, w: Weight, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        def out_of(y: torch.Tensor, w: Weight, **kwargs) -> None:
             add_norm(x, product(y, w, "y"), lanes, rows=chunk, h=h, **kwargs)
 
         flat, w_out = self._subsample(mel, inputs, right)
@@ -317,7 +317,7 @@ class FusedStep:
     def _project(self, encoded: torch.Tensor, x: Inputs, right: int) -> torch.Tensor:
         rows, chunk = encoded.shape[0], right + 1
 
-        def product(frames: torch.Tensor, w: Weight, name: str, **kwargs) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        def product(frames: torch.Tensor, w: Weight, name: str, **kwargs) -> torch.Tensor:
             n, k = w.data.shape
             out = self.scratch(name, torch.float32, rows, n)
             return linear(

@@ -7,7 +7,8 @@ segment are the same graph. Buckets are captured largest first, from one memory 
 The decoder's part has a bounded number of rounds; where a lane needs more, a second small graph
 goes on with it until none is busy. The host learns that from the results that it reads anyway.
 
-Engine thread only. Where capture is not possible the same launches run one by one (`capture=False`).
+Engine thread only. Where capture is not possible the same launches run one by one
+(`capture=False`).
 """
 
 from __future__ import annotations
@@ -79,13 +80,13 @@ class StepGraphs:
         samples = max(lanes[right] * window[right] for right in lanes)
         self._pcm = torch.zeros(samples, dtype=torch.float32, device=device)
         self._meta = torch.zeros(4 * most + 1, dtype=torch.int32, device=device)
-        pin = {"pin_memory": self.on_gpu}
-        self._pcm_host = [torch.zeros(samples, **pin) for _ in range(_TURNS)]
-        self._meta_host = [
-            torch.zeros(4 * most + 1, dtype=torch.int32, **pin) for _ in range(_TURNS)
-        ]
-        shape = step.decode.results.shape
-        self._results_host = [torch.zeros(shape, dtype=torch.int32, **pin) for _ in range(_TURNS)]
+
+        def pinned(*size: int, dtype: torch.dtype) -> list[torch.Tensor]:
+            return [torch.zeros(size, dtype=dtype, pin_memory=self.on_gpu) for _ in range(_TURNS)]
+
+        self._pcm_host = pinned(samples, dtype=torch.float32)
+        self._meta_host = pinned(4 * most + 1, dtype=torch.int32)
+        self._results_host = pinned(*step.decode.results.shape, dtype=torch.int32)
         self._turn = 0
         self._captured: dict[tuple[int, int], Captured] = {}
         self._pool = torch.cuda.graph_pool_handle() if capture else None

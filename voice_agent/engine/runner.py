@@ -1,7 +1,7 @@
 """Features, encoder and decoder as one step over the slot pool.
 
-On a GPU with Triton a step is one CUDA graph of our kernels (`fused`, `graphs`). Elsewhere the plain
-modules compute the same function, operation by operation; `EngineRunner.mode` says which it is.
+On a GPU with Triton a step is one CUDA graph of our kernels (`fused`, `graphs`). Elsewhere the
+plain modules compute the same function, operation by operation; `EngineRunner.mode` says which.
 
 Engine thread only.
 """

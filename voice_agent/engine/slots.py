@@ -4,7 +4,7 @@ A stream owns one index from its first chunk to `reset`; a step names its slots 
 works in place.
 
     k, v     [layer, slot, head, ring, d_head]   keys and values, frame p at p % ring
-    conv     [layer, slot, kernel - 1, d_model]  inputs of the causal depthwise convolution, likewise
+    conv     [layer, slot, kernel - 1, d_model]  inputs of the depthwise convolution, likewise
     mel      [slot, n_mels]                      last input frame of each subsampling stage:
     sub1     [slot, n_mels / 2, channels]            what a stride-2, kernel-3 causal convolution
     sub2     [slot, n_mels / 4, channels]            needs of the chunk before

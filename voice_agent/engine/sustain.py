@@ -16,7 +16,7 @@ from voice_agent.engine.recognizer import SAMPLE_RATE
 from voice_agent.engine.runner import EngineRunner
 
 SHARE = 0.7
-"""Of a chunk's length that a step may take: the rest is for everything else, and for a bad moment."""
+"""Of a chunk's length that a step may take; the rest is for everything else and a bad moment."""
 _STEPS = 3
 
 

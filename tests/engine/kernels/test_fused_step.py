@@ -26,8 +26,9 @@ def pair(config, **kwargs):
     return fused, EngineRunner(checkpoint, slots=SLOTS)
 
 
-def assert_same_steps(fused, plain, right: int, steps, **same) -> int:
-    """Step both over noise; returns how many tokens were said."""
+def assert_same_steps(fused, plain, right: int, steps, asked=None) -> int:
+    """Step both over noise; `asked` is by slot what a segment asks for. How much was said."""
+    asked = asked or {}
     chunks = Chunks.of(plain.config, right)
     rng = np.random.default_rng(right)
     said = 0
@@ -36,7 +37,7 @@ def assert_same_steps(fused, plain, right: int, steps, **same) -> int:
         for slot in began:
             at[slot] = 0
             for runner in (fused, plain):
-                runner.reset(slot, **same.get(slot, {}))
+                runner.reset(slot, **asked.get(slot, {}))
         pcm = rng.standard_normal((len(slots), chunks.window_samples)).astype(np.float32)
         pos = [at[slot] for slot in slots]
         got = fused.step(slots, pos, pcm, right)
@@ -53,27 +54,28 @@ def assert_same_steps(fused, plain, right: int, steps, **same) -> int:
     return said
 
 
-STEPS = [([3, 1], [3, 1]), ([], [1, 3]), ([4, 1], [4, 3, 1]), ([], [3]), ([], [4, 1, 3])]
+# (slots whose segment begins, slots of the step's lanes)
+STEPS = [([3, 1], [3, 1]), ([4], [4, 3, 1]), ([1], [1, 3])]
 
 
-@pytest.mark.parametrize("right", [0, 1, 6])
+@pytest.mark.parametrize("right", [0, 6])
 def test_kernels_step_as_the_plain_modules_do(right):
     fused, plain = pair(small_config(layers=2 if right == 0 else 1))
     assert fused.mode == "eager" and "CPU" in fused.reason
-    assert assert_same_steps(fused, plain, right, STEPS[: 5 if right == 0 else 3]) > 1
+    assert assert_same_steps(fused, plain, right, STEPS[: 3 if right == 0 else 2]) > 1
 
 
 def test_prompts_scaling_and_a_checkpoint_without_zero_frames():
     config = small_config(prompt=True, xscaling=True, zero_frames=False)
     fused, plain = pair(config)
-    assert assert_same_steps(fused, plain, 0, STEPS, **{3: {"language": "en"}}) > 1
+    assert assert_same_steps(fused, plain, 0, STEPS, {3: {"language": "en"}}) > 1
 
 
 def test_a_lane_with_phrases_is_decoded_by_the_host_and_its_mates_on_the_device():
     surfaces = [f" {chr(97 + i)}" for i in range(22)]
     boost = PhraseBoost({"d": 20.0, "k": 15.0}, surfaces)
     fused, plain = pair(small_config())
-    assert assert_same_steps(fused, plain, 1, STEPS[:3], **{3: {"boost": boost}}) > 1
+    assert assert_same_steps(fused, plain, 1, STEPS[:2], {3: {"boost": boost}}) > 1
 
 
 def test_lanes_that_talk_on_get_more_rounds(monkeypatch):
@@ -81,22 +83,22 @@ def test_lanes_that_talk_on_get_more_rounds(monkeypatch):
 
     monkeypatch.setattr(graphs, "rounds_of", lambda chunk, lanes: 2)
     fused, plain = pair(small_config())
-    assert assert_same_steps(fused, plain, 1, STEPS[:3]) > 1
+    assert assert_same_steps(fused, plain, 1, STEPS[:2]) > 1
 
 
 def test_a_batch_larger_than_the_largest_step_is_cut():
     fused, plain = pair(small_config(), max_batch=2)
     fused.graphs.lanes[0] = 2
     assert fused.max_batch == 2
-    assert assert_same_steps(fused, plain, 0, STEPS[:3]) > 0
+    assert assert_same_steps(fused, plain, 0, STEPS[:2]) > 0
 
 
 def test_the_next_step_may_be_launched_before_the_last_is_collected():
     fused, plain = pair(small_config())
     chunks = Chunks.of(plain.config, 0)
     pcm = np.random.default_rng(0).standard_normal((4, 2, chunks.window_samples))
-    tickets = [fused.launch([0, 2], [i, i], pcm[i].astype(np.float32), 0) for i in range(4)]
-    want = [plain.step([0, 2], [i, i], pcm[i].astype(np.float32), 0) for i in range(4)]
+    tickets = [fused.launch([0, 2], [i, i], pcm[i].astype(np.float32), 0) for i in range(3)]
+    want = [plain.step([0, 2], [i, i], pcm[i].astype(np.float32), 0) for i in range(3)]
     assert [fused.collect(t).tokens.tolist() for t in tickets] == [w.tokens.tolist() for w in want]
     assert any(len(w) for w in want)
 
@@ -104,7 +106,7 @@ def test_the_next_step_may_be_launched_before_the_last_is_collected():
 def test_pcm_may_be_written_where_the_device_fetches_it():
     fused, plain = pair(small_config())
     samples = Chunks.of(plain.config, 0).window_samples
-    for i in range(3):
+    for i in range(2):
         pcm = fused.staging(2, samples)
         pcm[:] = np.random.default_rng(i).standard_normal(pcm.shape)
         want = plain.step([0, 2], [i, i], pcm.copy(), 0)

@@ -21,7 +21,7 @@ import triton.language as tl
 from voice_agent.engine.kernels.launch import OPTIONS, begin
 
 SHAPE = (16, 1, 3)
-"""Keys a block, warps a program, blocks in flight: found on an H100 by `benchmarks/gpu_tiles.py`."""
+"""Keys a block, warps a program, blocks in flight: found on an H100 by benchmarks/gpu_tiles.py."""
 _WIDE = (16, 4, 1)  # of float32
 _NEW = 16  # of the chunk's own keys, a block
 _ROWS = 16  # queries of a tensor-core tile

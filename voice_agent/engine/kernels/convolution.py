@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 from voice_agent.engine.kernels.launch import OPTIONS, begin
-
 from voice_agent.engine.kernels.norms import EPSILON, Norm, _layer_norm
 
 

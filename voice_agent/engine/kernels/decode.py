@@ -5,7 +5,7 @@ the lane to its next frame; a token is written down and moves the prediction net
 are needed as many as the lane with the most (frames + tokens) has, two for most chunks of one
 frame. Rounds without work end at once; `Tally` tells whether there is work left.
 
-    joint    logits of each busy lane, reduced to (max, argmax, sum of exp) a slice of the vocabulary
+    joint    logits of each busy lane, as (max, argmax, sum of exp) of slices of the vocabulary
     advance  blank or token; lists of who is busy in the next round, and of who spoke
     lstm     one layer of the prediction network for those who spoke
     project  its output into the joint's space

@@ -2,9 +2,8 @@
 
     out[m, n] = act(sum_k x[m, k] · w[n, k] · scale[n] + bias[n])
 
-A row's sum runs over k in the order of the tensor core's instructions, whose shape along k and along
-the rows of x is the same for every tile: so a row's numbers depend on neither the tile nor the
-bucket. That is why tiles of few rows are filled up to 64.
+A row's sum runs over k in the order of the tensor core's instructions, which no tile changes: so a
+row's numbers depend on neither the tile nor the bucket (benchmarks/gpu_tiles.py compares bits).
 """
 
 from __future__ import annotations
@@ -172,6 +171,7 @@ def linear(
         EVEN_N=n % tile.n == 0, EVEN_K=k % block == 0,
         AHEAD=OVERLAP.value and tile.m <= 64 and tile.n <= 32,
         PRECISION="tf32x3" if torch.float32 in (x.dtype, weight.data.dtype) else "tf32",
-        BM=tile.m, BN=tile.n, BK=block, GROUP=8, num_warps=tile.warps, num_stages=tile.stages, **OPTIONS,
+        BM=tile.m, BN=tile.n, BK=block, GROUP=8, num_warps=tile.warps,
+        num_stages=tile.stages, **OPTIONS,
     )  # fmt: skip
     return out
