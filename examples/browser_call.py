@@ -12,7 +12,8 @@ import webbrowser
 from voice_agent.config import load_settings
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.server.banner import url_of
-from voice_agent.server.serve import bind, serve
+from voice_agent.server.listening import bind
+from voice_agent.server.serve import serve
 
 
 def main(port: str = "7860", model: str = "tiny-en") -> int:

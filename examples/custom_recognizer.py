@@ -16,7 +16,8 @@ from voice_agent.alternatives.redecode import redecoding
 from voice_agent.alternatives.worker import Decoded, WorkerRecognizer
 from voice_agent.config import Settings, load_settings
 from voice_agent.engine.recognizer import SAMPLE_RATE, StreamOptions
-from voice_agent.server.serve import bind, serve
+from voice_agent.server.listening import bind
+from voice_agent.server.serve import serve
 
 LOWEST_HZ, HIGHEST_HZ = 60, 400
 

@@ -21,7 +21,7 @@ from tests.support.voice import speech
 from voice_agent.engine.loading import load_recognizer
 from voice_agent.engine.recognizer import Failed
 from voice_agent.remote import RemoteRecognizer
-from voice_agent.server.serve import bind
+from voice_agent.server.listening import bind
 
 pytest.importorskip("ray.serve", reason="needs the extra 'ray'")
 
