@@ -2,9 +2,9 @@
 
     python -m benchmarks.tables docs/benchmarks.md    # writes them again
 
-Each recorded run is a folder or file NAME.json of `voice-agent bench engine`. A run on a GPU is
-shown with its times. Of a run on a CPU only ratios are: how many times its floor a step took, and
-how many times ours another system's, since its times say more of the machine than of the engine.
+Each recorded run is a file NAME.json of `voice-agent bench engine` or `bench server`. A run on a
+GPU is shown with its times. Of a run on a CPU only ratios are: how many times its floor a step
+took, and how many times ours another system's, since its times say more of the machine than of the engine.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from voice_agent.bench.engine_rows import (
     read_steps,
     table,
 )
+from voice_agent.bench.server import Row
+from voice_agent.bench.server_report import table as server_table
 
 RESULTS = Path(__file__).parent / "results"
 PLACE = re.compile(r"(?<=<!-- engine -->\n).*?(?=<!-- /engine -->)", re.S)
+SERVER_PLACE = re.compile(r"(?<=<!-- server -->\n).*?(?=<!-- /server -->)", re.S)
 NO_GPU = "No run on a GPU is recorded yet, so no time of one is shown.\n"
 
 
@@ -38,6 +41,32 @@ def recorded(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
         if {"conditions", "ceilings", "steps"} <= report.keys():
             found[file.stem] = report
     return dict(sorted(found.items(), key=lambda item: "gpu" not in item[1]["conditions"]))
+
+
+def recorded_servers(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Reports of `bench server` on a GPU, by name."""
+    found = {
+        f.stem: json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*.json"))
+    }
+    return {
+        name: report
+        for name, report in found.items()
+        if "rows" in report and "gpu" in report.get("conditions", {})
+    }
+
+
+def server_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each recorded run of `bench server` measured, with its command."""
+    parts = []
+    for name, report in reports.items():
+        c, rows = report["conditions"], [Row(**row) for row in report["rows"]]
+        parts.append(f"\n**{c['model']}, random weights**, on {c['gpu']}, {c['cpu']}:\n")
+        parts.append(server_table(sorted(rows, key=lambda row: row.clients)) + "\n")
+        held = f"{c['capacity']:,} clients hold a final p99 of {c['final_p99_ms']:g} ms"
+        versions = f"Python {c['python']}, torch {c['torch']}, {c['front_ends']} front-ends"
+        parts.append(f"{held}. {versions}; `benchmarks/results/{name}.json`:\n")
+        parts.append(f"```sh\n{c['command']}\n```\n")
+    return "\n".join(parts)
 
 
 def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
@@ -101,9 +130,15 @@ def main(file: str) -> None:
     """Write the page's tables again."""
     path = Path(file)
     text = path.read_text(encoding="utf-8")
-    if not PLACE.search(text):
-        raise SystemExit(f"{file} has no <!-- engine --> ... <!-- /engine --> to write between")
-    path.write_text(PLACE.sub(lambda _: page(recorded()), text), encoding="utf-8")
+    for place, written in (
+        (PLACE, page(recorded())),
+        (SERVER_PLACE, server_page(recorded_servers())),
+    ):
+        if not place.search(text):
+            mark = "engine" if place is PLACE else "server"
+            raise SystemExit(f"{file} has no <!-- {mark} --> ... <!-- /{mark} --> to write between")
+        text = place.sub(lambda _, written=written: written, text)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -69,3 +69,10 @@ def test_a_page_without_a_place_is_refused(tmp_path):
     page.write_text("nothing")
     with pytest.raises(SystemExit, match="has no <!-- engine -->"):
         tables.main(str(page))
+
+
+def test_the_page_agrees_with_the_recorded_servers():
+    shown = tables.SERVER_PLACE.search(PAGE.read_text(encoding="utf-8"))
+    assert shown is not None
+    assert shown[0] == tables.server_page(tables.recorded_servers())
+    assert "clients hold a final p99" in shown[0]

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    head = ("clients", "refused", "failed", "unanswered", "final ms", "first partial ms", "lag ms",
-            "callers late ms", "late chunks", "cores", "callers' cores", "MB", "GPU MB", "GPU busy",
-            )  # fmt: skip
+    head = ("clients", "refused", "failed", "unanswered", "final ms (p50/p95/p99)",
+            "first partial ms", "lag ms", "callers late ms", "late chunks", "cores",
+            "callers' cores", "MB", "GPU MB", "GPU busy")  # fmt: skip
     lines = [
-        f"| {' | '.join(head)} |  (p50/p95/p99)",
+        f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
     ]
     for row in rows:
