@@ -4,7 +4,8 @@
 
 Each recorded run is a file NAME.json of `voice-agent bench engine` or `bench server`. A run on a
 GPU is shown with its times. Of a run on a CPU only ratios are: how many times its floor a step
-took, and how many times ours another system's, since its times say more of the machine than of the engine.
+took, and how many times ours another system's, since its times say more of the machine than of
+the engine.
 """
 
 from __future__ import annotations
