@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from voice_agent.bench.engine import engine
 from voice_agent.bench.gate import gate
 from voice_agent.bench.lid import lid
 from voice_agent.bench.server import server
@@ -45,6 +46,7 @@ def wer(
     run(manifest, model, device, right_context, full, language, by_source, out)
 
 
+app.command()(engine)
 app.command()(gate)
 app.command()(lid)
 app.command()(server)

@@ -1,0 +1,82 @@
+"""What a run's figures hold for: read from the machine and the tree, never typed."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("numpy", "triton", "torchao", "nemo-toolkit", "transformers", "sherpa-onnx")
+
+
+def conditions(device: torch.device) -> dict[str, str]:
+    """Chip, driver, versions, commit and command."""
+    import torch
+
+    from voice_agent.bench.stt_report import machine
+
+    found = machine()
+    if device.type == "cuda":
+        about = torch.cuda.get_device_properties(device)
+        found["gpu"] = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+        found["driver"] = _driver() or found.get("driver", "unknown")
+        found["cuda"] = torch.version.cuda or "none"
+    else:
+        found["threads"] = str(torch.get_num_threads())
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found["torch"] = torch.__version__
+    found["commit"] = commit()
+    found["source"] = source()
+    found["command"] = " ".join(["voice-agent", *sys.argv[1:]])
+    return found
+
+
+def chip(found: dict[str, str]) -> str:
+    """In a few words, for a row."""
+    if "gpu" in found:
+        return f"{found['gpu']}, driver {found['driver']}, torch {found['torch']}"
+    return f"{found['cpu']}, {found['threads']} threads, torch {found['torch']}"
+
+
+def commit() -> str:
+    """Of the tree that runs; from a file `COMMIT` beside it where the tree was sent without git."""
+    asked = _run("git", "-C", str(_ROOT), "rev-parse", "HEAD")
+    if asked:
+        return asked + (
+            "+changes" if _run("git", "-C", str(_ROOT), "status", "--porcelain") else ""
+        )
+    noted = _ROOT / "COMMIT"
+    return noted.read_text().strip() if noted.is_file() else "unknown"
+
+
+def source() -> str:
+    """A digest of the package's Python files, which says what ran whatever git says."""
+    package = _ROOT / "voice_agent"
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _driver() -> str:
+    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return _run(*query).split("\n")[0]
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
