@@ -90,11 +90,11 @@ def rel_attention(
 
     Args:
         q: shape (n, chunk, head, d_head).
-        k: shape (n, ring, head, d_head).
-        v: shape (n, ring, head, d_head).
+        k: shape (n, head, ring, d_head).
+        v: shape (n, head, ring, d_head).
         bias_u: shape (head, d_head).
         bias_v: shape (head, d_head).
-        table: shape (head, d_head, distances): the layer's projected positions.
+        table: shape (head, distances, d_head): the layer's projected positions.
         index: int64, shape (n, chunk, ring), from `distance_index`.
         visible: bool, shape (n, 1, 1, ring).
 
@@ -102,11 +102,11 @@ def rel_attention(
         shape (n, chunk, head · d_head).
     """
     n, chunk, heads, d_head = q.shape
-    by_distance = torch.matmul((q + bias_v).transpose(1, 2), table)  # [n, head, chunk, distances]
+    by_distance = torch.matmul(
+        (q + bias_v).transpose(1, 2), table.mT
+    )  # [n, head, chunk, distances]
     index = index[:, None].expand(n, heads, chunk, index.shape[-1])
     bias = by_distance.gather(-1, index) * (1 / math.sqrt(d_head))
     bias = bias.masked_fill(~visible, float("-inf"))
-    out = F.scaled_dot_product_attention(
-        (q + bias_u).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias
-    )
+    out = F.scaled_dot_product_attention((q + bias_u).transpose(1, 2), k, v, attn_mask=bias)
     return out.transpose(1, 2).reshape(n, chunk, heads * d_head)

@@ -1,8 +1,11 @@
-"""Greedy RNNT decoding of a chunk of encoder frames, many streams at once.
+"""Greedy RNNT decoding of a chunk of encoder frames, many streams at once, in plain torch.
 
-At each encoder frame a lane emits tokens until the joint prefers blank, or `max_symbols` is
-reached; only then does it move to the next frame (nemo GreedyBatchedRNNTInfer). The prediction
-network's output is kept in the slot, projected already, so that a blank frame costs one joint.
+Every lane stands at a frame of its own. A round asks the joint for each lane that has frames left:
+blank moves the lane to its next frame; a token is emitted and moves its prediction network on,
+and after `max_symbols` tokens the lane goes to the next frame without asking (nemo
+GreedyBatchedRNNTInfer emits the same tokens). The prediction network's output is kept in the slot,
+projected already, so that a blank frame costs one joint. `kernels.decode` does the same on a GPU
+without the host.
 """
 
 from __future__ import annotations
@@ -15,22 +18,8 @@ import torch.nn.functional as F
 
 from voice_agent.engine.boosting import START, PhraseBoost, Place
 from voice_agent.engine.config import DecoderConfig
+from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.slots import SlotPool
-
-
-@dataclass(slots=True)
-class Emission:
-    """Tokens of one lane in one step.
-
-    Attributes:
-        tokens: ids.
-        frames: frame within the chunk at which each was emitted.
-        probs: posterior of each, over all tokens and blank.
-    """
-
-    tokens: list[int]
-    frames: list[int]
-    probs: list[float]
 
 
 @dataclass(slots=True)
@@ -84,8 +73,10 @@ class Decoder:
         self.activation = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[
             config.activation
         ]
+        self.start = self._start()
 
-    def start(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    @torch.inference_mode()
+    def _start(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """State before the first token: the network after blank, which stands for the start.
 
         Returns:
@@ -107,49 +98,66 @@ class Decoder:
             cs.append(cell)
         return torch.stack(hs, 1), torch.stack(cs, 1), F.linear(x, *self.pred)
 
+    def project(self, encoded: torch.Tensor) -> torch.Tensor:
+        """Encoder frames (n, frames, d_model) into the joint's space, float32."""
+        return F.linear(encoded.float(), *self.enc)
+
+    def begin(self, pool: SlotPool, slots: torch.Tensor, first: torch.Tensor) -> None:
+        """Start the state of the lanes whose segment begins.
+
+        Args:
+            pool: state.
+            slots: int64, shape (n,): distinct.
+            first: bool, shape (n,).
+        """
+        for tensor, start in zip(pool.decoder, self.start, strict=True):
+            new = first.view(-1, *[1] * start.dim())
+            tensor[slots] = torch.where(new, start, tensor[slots])
+
     def __call__(
         self,
-        encoded: torch.Tensor,
+        projected: torch.Tensor,
         pool: SlotPool,
         slots: torch.Tensor,
         boosts: Sequence[BoostState | None] = (),
-    ) -> list[Emission]:
+    ) -> Emissions:
         """Decode one chunk a lane and move the slots' decoder state on.
 
         Args:
-            encoded: shape (n, frames, d_model).
-            pool: state.
+            projected: shape (n, frames, joint_hidden), from `project`.
+            pool: state; `begin` was called.
             slots: int64, shape (n,): distinct.
             boosts: of each lane, moved on as it emits; empty where no lane has one.
 
         Returns:
-            One emission a lane.
+            What the lanes say.
         """
         c = self.config
-        emissions = [Emission([], [], []) for _ in range(len(slots))]
-        h, cell, pred = pool.lstm_h[slots], pool.lstm_c[slots], pool.pred[slots]
-        projected = F.linear(encoded.float(), *self.enc)
-        for frame in range(encoded.shape[1]):
-            active = torch.arange(len(slots), device=encoded.device)
-            for _ in range(c.max_symbols):
-                hidden = self.activation(projected[active, frame] + pred[active])
-                logits = F.linear(hidden, *self.out)
-                best = logits.argmax(-1)
-                spoke = best != c.blank
-                if not spoke.any():
-                    break
-                active, best, logits = active[spoke], best[spoke], logits[spoke]
+        n, frames, _ = projected.shape
+        h, cell, pred = (tensor[slots] for tensor in pool.decoder)
+        busy = torch.arange(n, device=projected.device)
+        frame, symbols = torch.zeros_like(busy), torch.zeros_like(busy)
+        said: list[tuple[torch.Tensor, ...]] = []
+        while len(busy):
+            logits = F.linear(self.activation(projected[busy, frame[busy]] + pred[busy]), *self.out)
+            best = logits.argmax(-1)
+            spoke = best != c.blank
+            if spoke.any():
+                lanes, best, logits = busy[spoke], best[spoke], logits[spoke]
                 if any(boosts):
-                    best = _boosted(logits, best, [boosts[lane] for lane in active.tolist()])
+                    best = _boosted(logits, best, [boosts[lane] for lane in lanes.tolist()])
                 probs = logits.softmax(-1).gather(-1, best[:, None])[:, 0]
-                h[active], cell[active], pred[active] = self._predict(
-                    self.embed[best], h[active], cell[active]
+                h[lanes], cell[lanes], pred[lanes] = self._predict(
+                    self.embed[best], h[lanes], cell[lanes]
                 )
-                for lane, token, prob in zip(
-                    active.tolist(), best.tolist(), probs.tolist(), strict=True
-                ):
-                    emissions[lane].tokens.append(token)
-                    emissions[lane].frames.append(frame)
-                    emissions[lane].probs.append(prob)
-        pool.lstm_h[slots], pool.lstm_c[slots], pool.pred[slots] = h, cell, pred
-        return emissions
+                said.append((lanes, best, frame[lanes], probs))
+                symbols[lanes] += 1
+            moved = busy[~spoke | (symbols[busy] >= c.max_symbols)]
+            frame[moved] += 1
+            symbols[moved] = 0
+            busy = busy[frame[busy] < frames]
+        if not said:
+            return Emissions.of([], [], [], [])
+        for tensor, state in zip(pool.decoder, (h, cell, pred), strict=True):
+            tensor[slots] = state
+        return Emissions.of(*(torch.cat(column).tolist() for column in zip(*said, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from voice_agent.engine.nemotron import NemotronRecognizer
     from voice_agent.engine.scheduler import Runner
 
+log = logging.getLogger(__name__)
+
 Backend = Literal["engine", "nemo"]
+Bits = Literal["int8"]
 CPU_SLOTS = 64
 CUDA_SLOTS = 256
 
@@ -56,6 +60,8 @@ def load_recognizer(
     slots: int | None = None,
     backend: Backend = "engine",
     dtype: str | None = None,
+    weights: Bits | None = None,
+    kv: Bits | None = None,
 ) -> NemotronRecognizer | IndicConformerRecognizer:
     """Load a model and start its engine thread. Slow (seconds): not for an event loop.
 
@@ -67,12 +73,15 @@ def load_recognizer(
             Face id.
         device: "auto", "cpu", "cuda" or "cuda:N".
         right_context: default look-ahead in encoder frames; None takes the shortest that the
-            checkpoint was trained for (80 ms chunks).
+            checkpoint was trained for (80 ms chunks), or for a large model on a CPU the shortest
+            that this machine keeps up with, which is measured and said.
         slots: streams at most; None for 64 on a CPU and 256 on a GPU.
         backend: "engine" is ours; "nemo" computes with NeMo itself, slowly, for comparison and
             for checkpoints that the engine refuses.
         dtype: of the encoder, "float32", "bfloat16" or "float16"; None for bfloat16 on a GPU and
             float32 on a CPU.
+        weights: "int8" keeps the encoder's matrices in 8 bits.
+        kv: "int8" keeps K and V in 8 bits; on a GPU.
 
     Raises:
         ModelNotFound: no such model; the message says how to get it.
@@ -107,12 +116,14 @@ def load_recognizer(
             checkpoint = read_hf(found.path, name=model)
         else:
             checkpoint = read_nemo(found.path, name=model, strict=backend != "nemo")
-        runner = _runner(backend, checkpoint, found.path, where, slots, dtype)
+        runner = _runner(backend, checkpoint, found.path, where, slots, dtype, weights, kv)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise EngineError(
             f"{model} with {slots} slots does not fit into the memory of {where}; "
             "use fewer --slots or a smaller model"
         ) from error
+    if right_context is None and where.type == "cpu" and not _small(checkpoint):
+        right_context = _sustained(runner)
     return NemotronRecognizer(
         checkpoint,
         runner,
@@ -148,12 +159,16 @@ def _runner(
     device: torch.device,
     slots: int,
     dtype: str | None,
+    weights: Bits | None,
+    kv: Bits | None,
 ) -> Runner:
     import torch
 
     if backend == "nemo":
         if path.is_dir():
             raise EngineError(f"backend 'nemo' reads .nemo files; {path} is a directory")
+        if weights or kv:
+            raise EngineError("backend 'nemo' computes in float32; 8 bits are the engine's own")
         from voice_agent.engine.nemo import NemoRunner
 
         return NemoRunner(path, checkpoint.config, device=device)
@@ -167,7 +182,29 @@ def _runner(
         raise EngineError(f"dtype {dtype!r} is unknown; use float32, bfloat16 or float16")
     default = torch.bfloat16 if device.type == "cuda" else torch.float32
     # One thread a step: a step of the small models is shorter than waking a second thread.
-    threads = 1 if device.type == "cpu" and checkpoint.config.encoder.d_model <= 512 else None
+    threads = 1 if device.type == "cpu" and _small(checkpoint) else None
     return EngineRunner(
-        checkpoint, slots=slots, device=device, dtype=kind[dtype] or default, threads=threads
+        checkpoint,
+        slots=slots,
+        device=device,
+        dtype=kind[dtype] or default,
+        threads=threads,
+        weights=weights,
+        kv=kv,
     )
+
+
+def _small(checkpoint: Checkpoint) -> bool:
+    return checkpoint.config.encoder.d_model <= 512
+
+
+def _sustained(runner: Runner) -> int | None:
+    """The shortest right context that this CPU keeps up with; None leaves the shortest of all."""
+    from voice_agent.engine.runner import EngineRunner
+    from voice_agent.engine.sustain import smallest_sustained
+
+    if not isinstance(runner, EngineRunner):
+        return None
+    right, why = smallest_sustained(runner)
+    log.warning("%s; name a right_context to choose another", why)
+    return right

@@ -23,7 +23,7 @@ class Prompt:
         first = weights["prompt_kernel.0.weight"]
         width = first.shape[1] - config.num_prompts
         self.frame = first[:, :width].contiguous()
-        self.of_prompt = first[:, width:].T + weights["prompt_kernel.0.bias"]
+        self.of_prompt = first[:, width:].T.contiguous() + weights["prompt_kernel.0.bias"]
         self.out = weights["prompt_kernel.2.weight"], weights["prompt_kernel.2.bias"]
 
     def __call__(self, encoded: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:

@@ -79,12 +79,12 @@ class Subsampling:
         """
         chunk = mel.shape[1] // 8
         began = first[:, None, None]
-        mel = torch.cat([pool.mel[slots], _blank(mel, began, 7)], dim=1)
-        pool.mel[slots] = mel[:, -1:]
+        mel = torch.cat([_kept(pool.mel, slots, first)[:, None], _blank(mel, began, 7)], dim=1)
+        pool.mel[slots] = mel[:, -1]
         x = self._causal(mel[:, None], self.first)
         x = _blank(torch.relu(x), began[..., None], 3, dim=2)
-        x = torch.cat([pool.sub1[slots], x], dim=2)
-        pool.sub1[slots] = x[:, :, -1:]
+        x = torch.cat([_kept(pool.sub1, slots, first).transpose(1, 2)[:, :, None], x], dim=2)
+        pool.sub1[slots] = x[:, :, -1].transpose(1, 2)
 
         depthwise = self._causal(x, self.depthwise[0])
         x = _blank(self._point(depthwise, 0), began[..., None], 1, dim=2)
@@ -93,8 +93,8 @@ class Subsampling:
             # Only right context 0 starts with a chunk of one frame.
             second = self._point(depthwise[:, :, -1:] + self.second_frame_bias[:, None], 0)
             keep = torch.where(began[..., None], second, keep)
-        x = torch.cat([pool.sub2[slots], x], dim=2)
-        pool.sub2[slots] = keep
+        x = torch.cat([_kept(pool.sub2, slots, first).transpose(1, 2)[:, :, None], x], dim=2)
+        pool.sub2[slots] = keep[:, :, 0].transpose(1, 2)
 
         x = self._point(self._causal(x, self.depthwise[1]), 1)
         x = x.transpose(1, 2).flatten(2)
@@ -109,6 +109,11 @@ class Subsampling:
 
     def _point(self, x: torch.Tensor, stage: int) -> torch.Tensor:
         return torch.relu(F.conv2d(x, *self.pointwise[stage]))
+
+
+def _kept(cache: torch.Tensor, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """A cache's rows, zero where the segment begins: what lies there is the last segment's."""
+    return cache.index_select(0, slots).masked_fill(first.view(-1, *[1] * (cache.dim() - 1)), 0.0)
 
 
 def _blank(x: torch.Tensor, lanes: torch.Tensor, frames: int, dim: int = 1) -> torch.Tensor:

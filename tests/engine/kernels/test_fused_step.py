@@ -1,0 +1,113 @@
+"""The kernels together, as a GPU runs them, beside the plain modules: state and tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton")
+
+from tests.engine.kernels.small import small_checkpoint, small_config  # noqa: E402
+from voice_agent.engine.boosting import PhraseBoost  # noqa: E402
+from voice_agent.engine.chunks import Chunks  # noqa: E402
+from voice_agent.engine.runner import EngineRunner  # noqa: E402
+
+SLOTS = 5
+
+
+def pair(config, **kwargs):
+    """A runner of kernels whose pool is poison, and a plain one, of the same weights."""
+    checkpoint = small_checkpoint(config)
+    fused = EngineRunner(checkpoint, slots=SLOTS, kernels=True, **kwargs)
+    for tensor in vars(fused.pool).values():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            tensor.fill_(float("nan"))
+    return fused, EngineRunner(checkpoint, slots=SLOTS)
+
+
+def assert_same_steps(fused, plain, right: int, steps, asked=None) -> int:
+    """Step both over noise; `asked` is by slot what a segment asks for. How much was said."""
+    asked = asked or {}
+    chunks = Chunks.of(plain.config, right)
+    rng = np.random.default_rng(right)
+    said = 0
+    at = dict.fromkeys(range(SLOTS), 0)
+    for began, slots in steps:
+        for slot in began:
+            at[slot] = 0
+            for runner in (fused, plain):
+                runner.reset(slot, **asked.get(slot, {}))
+        pcm = rng.standard_normal((len(slots), chunks.window_samples)).astype(np.float32)
+        pos = [at[slot] for slot in slots]
+        got = fused.step(slots, pos, pcm, right)
+        want = plain.step(slots, pos, pcm, right)
+        for name in ("lanes", "tokens", "frames"):
+            assert getattr(got, name).tolist() == getattr(want, name).tolist(), name
+        np.testing.assert_allclose(got.probs, want.probs, atol=1e-4)
+        for slot in slots:
+            at[slot] += chunks.frames
+        said += len(got)
+        for name in ("lstm_h", "lstm_c", "pred", "mel", "sub1", "sub2"):
+            a, b = (getattr(runner.pool, name)[slots] for runner in (fused, plain))
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    return said
+
+
+# (slots whose segment begins, slots of the step's lanes)
+STEPS = [([3, 1], [3, 1]), ([4], [4, 3, 1]), ([1], [1, 3])]
+
+
+@pytest.mark.parametrize("right", [0, 6])
+def test_kernels_step_as_the_plain_modules_do(right):
+    fused, plain = pair(small_config(layers=2 if right == 0 else 1))
+    assert fused.mode == "eager" and "CPU" in fused.reason
+    assert assert_same_steps(fused, plain, right, STEPS[: 3 if right == 0 else 2]) > 1
+
+
+def test_prompts_scaling_and_a_checkpoint_without_zero_frames():
+    config = small_config(prompt=True, xscaling=True, zero_frames=False)
+    fused, plain = pair(config)
+    assert assert_same_steps(fused, plain, 0, STEPS, {3: {"language": "en"}}) > 1
+
+
+def test_a_lane_with_phrases_is_decoded_by_the_host_and_its_mates_on_the_device():
+    surfaces = [f" {chr(97 + i)}" for i in range(22)]
+    boost = PhraseBoost({"d": 20.0, "k": 15.0}, surfaces)
+    fused, plain = pair(small_config())
+    assert assert_same_steps(fused, plain, 1, STEPS[:2], {3: {"boost": boost}}) > 1
+
+
+def test_lanes_that_talk_on_get_more_rounds(monkeypatch):
+    from voice_agent.engine import graphs
+
+    monkeypatch.setattr(graphs, "rounds_of", lambda chunk, lanes: 2)
+    fused, plain = pair(small_config())
+    assert assert_same_steps(fused, plain, 1, STEPS[:2]) > 1
+
+
+def test_a_batch_larger_than_the_largest_step_is_cut():
+    fused, plain = pair(small_config(), max_batch=2)
+    fused.graphs.lanes[0] = 2
+    assert fused.max_batch == 2
+    assert assert_same_steps(fused, plain, 0, STEPS[:2]) > 0
+
+
+def test_the_next_step_may_be_launched_before_the_last_is_collected():
+    fused, plain = pair(small_config())
+    chunks = Chunks.of(plain.config, 0)
+    pcm = np.random.default_rng(0).standard_normal((4, 2, chunks.window_samples))
+    tickets = [fused.launch([0, 2], [i, i], pcm[i].astype(np.float32), 0) for i in range(3)]
+    want = [plain.step([0, 2], [i, i], pcm[i].astype(np.float32), 0) for i in range(3)]
+    assert [fused.collect(t).tokens.tolist() for t in tickets] == [w.tokens.tolist() for w in want]
+    assert any(len(w) for w in want)
+
+
+def test_pcm_may_be_written_where_the_device_fetches_it():
+    fused, plain = pair(small_config())
+    samples = Chunks.of(plain.config, 0).window_samples
+    for i in range(2):
+        pcm = fused.staging(2, samples)
+        pcm[:] = np.random.default_rng(i).standard_normal(pcm.shape)
+        want = plain.step([0, 2], [i, i], pcm.copy(), 0)
+        assert fused.step([0, 2], [i, i], pcm, 0).tokens.tolist() == want.tokens.tolist()

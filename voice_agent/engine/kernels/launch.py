@@ -1,0 +1,46 @@
+"""How one kernel begins while the one before ends: programmatic dependent launch.
+
+On Hopper and later a kernel's programs may be put on the chip while those of the kernel before are
+finishing; each then waits until all of that work is visible. In a step of some 400 short kernels
+this hides most of what a launch costs. Every kernel has to call `begin` first, those programs too
+that have nothing to do: the wait of the next kernel relies on it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+
+
+def _available() -> bool:
+    if os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability()[0] >= 9 and hasattr(
+        tl.extra.cuda, "gdc_launch_dependents"
+    )
+
+
+OVERLAP = tl.constexpr(_available())
+OPTIONS: dict[str, bool] = {"launch_pdl": True} if OVERLAP.value else {}
+"""For every launch."""
+
+
+@triton.jit
+def begin():
+    """Wait for the kernel before; let the next one take its place."""
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def prefetch(pointers):
+    """Have the cache lines under `pointers` brought into the L2 cache."""
+    if OVERLAP:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
