@@ -219,8 +219,8 @@ class Encoder:
         pool.v[layer].transpose(1, 2)[lanes, where.places] = v
         out = rel_attention(
             q,
-            pool.k[layer, where.slots],
-            pool.v[layer, where.slots],
+            pool.k[layer].index_select(0, where.slots),
+            pool.v[layer].index_select(0, where.slots),
             bias_u=w.bias_u,
             bias_v=w.bias_v,
             table=w.positions,
@@ -237,8 +237,12 @@ class Encoder:
         past = cache[lanes, where.conv_read].masked_fill(where.conv_before, 0.0)
         written = where.conv_write.shape[1]
         cache[lanes, where.conv_write] = x[:, -written:]
-        x = torch.cat([past, x], dim=1).transpose(1, 2)
-        x = F.conv1d(x, *w.depthwise, groups=x.shape[1]).transpose(1, 2)
+        # For the few frames of a chunk this is many times as fast as conv1d on a CPU.
+        x = torch.cat([past, x], dim=1).unfold(1, self.config.conv_kernel_size, 1)
+        weight, bias = w.depthwise
+        x = (x * weight[:, 0]).sum(-1)
+        if bias is not None:
+            x = x + bias
         if w.conv_norm is not None:
             x = _norm(x, w.conv_norm)
         return linear(F.silu(x), w.point2)

@@ -113,7 +113,7 @@ class Subsampling:
 
 def _kept(cache: torch.Tensor, slots: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """A cache's rows, zero where the segment begins: what lies there is the last segment's."""
-    return cache[slots].masked_fill(first.view(-1, *[1] * (cache.dim() - 1)), 0.0)
+    return cache.index_select(0, slots).masked_fill(first.view(-1, *[1] * (cache.dim() - 1)), 0.0)
 
 
 def _blank(x: torch.Tensor, lanes: torch.Tensor, frames: int, dim: int = 1) -> torch.Tensor:
