@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from voice_agent.bench.engine_random import calibrated
-from voice_agent.bench.shapes import _sizes
+from voice_agent.bench.shapes import weight_sizes
 from voice_agent.engine.checkpoint import Checkpoint
 from voice_agent.engine.config import (
     DecoderConfig,
@@ -41,7 +41,7 @@ def small_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
     """Random weights under NeMo's names; the joint speaks in about a third of its frames."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, size in _sizes(config).items():
+    for name, size in weight_sizes(config).items():
         fan_in = max(1, torch.Size(size[1:]).numel())
         weights[name] = torch.randn(size, generator=generator) * fan_in**-0.5
     if config.encoder.use_bias:

@@ -58,7 +58,7 @@ def assert_same_steps(fused, plain, right: int, steps, asked=None) -> int:
 STEPS = [([3, 1], [3, 1]), ([4], [4, 3, 1]), ([1], [1, 3])]
 
 
-@pytest.mark.parametrize("right", [0, 6])
+@pytest.mark.parametrize("right", [0, 1])
 def test_kernels_step_as_the_plain_modules_do(right):
     fused, plain = pair(small_config(layers=2 if right == 0 else 1))
     assert fused.mode == "eager" and "CPU" in fused.reason
