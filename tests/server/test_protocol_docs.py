@@ -16,8 +16,7 @@ from fastapi.responses import HTMLResponse
 
 from tests.support.serving import Serve, Server, serve, silence, speech  # noqa: F401 - a fixture
 from voice_agent.config import ServerSettings
-from voice_agent.server import files, listen_query
-from voice_agent.server import serve as serving
+from voice_agent.server import files, listen_query, listening
 from voice_agent.server.keys import KeyFile
 from voice_agent.server.limits import StreamLimits
 from voice_agent.vad import Vad
@@ -156,7 +155,7 @@ def test_the_page_names_the_limits_that_hold() -> None:
     )
     assert [int(n.replace(",", "")) for n in numbers] == [
         ServerSettings().max_sessions,
-        serving._MAX_MESSAGE_BYTES >> 20,
+        listening.MAX_MESSAGE_BYTES >> 20,
         files.MAX_BYTES >> 20,
         limits.pace,
         limits.idle_s,

@@ -18,7 +18,7 @@ from voice_agent.config_errors import ConfigError
 from voice_agent.server.agent import Agent
 from voice_agent.server.errors import CannotListen
 
-_MAX_MESSAGE_BYTES = 1 << 20  # a websocket message: five seconds of stereo audio at 48 kHz
+MAX_MESSAGE_BYTES = 1 << 20  # a websocket message: five seconds of stereo audio at 48 kHz
 _PING_S = 10.0  # a websocket whose client vanished is noticed within two of these
 _LAST_REQUESTS_S = 3  # what a response in flight may still take when sessions are gone
 _BACKLOG = 1024
@@ -143,7 +143,7 @@ def server_options(server: ServerSettings) -> dict[str, Any]:
     return {
         "access_log": False,
         "log_config": None,
-        "ws_max_size": _MAX_MESSAGE_BYTES,
+        "ws_max_size": MAX_MESSAGE_BYTES,
         "ws_ping_interval": _PING_S,
         "ws_ping_timeout": _PING_S,
         "timeout_graceful_shutdown": _LAST_REQUESTS_S,
