@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-
-# Before anything imports Triton: our kernels run in its interpreter, on the CPU.
-os.environ.setdefault("TRITON_INTERPRET", "1")
-
 import numpy as np
 import pytest
 
