@@ -37,9 +37,10 @@ def speech() -> tuple[np.ndarray, str]:
     import soundfile
 
     folder = Path(__file__).parents[3] / "shared" / "speech" / "dev"
-    file = folder / "ls_other_1688-142285-0003.flac"
+    file = folder / "ls_clean_61-70968-0000.flac"
     if not file.is_file():
         pytest.skip("the human speech of ../shared is not here")
     pcm, rate = soundfile.read(file, dtype="float32")
     assert rate == SAMPLE_RATE
-    return pcm, "i really liked that account of himself better than anything else he said"
+    words = "he began a confused complaint against the wizard"
+    return pcm, words + " who had vanished behind the curtain on the left"

@@ -7,7 +7,7 @@ import soundfile
 
 from voice_agent.alternatives import Choice, load, service
 
-WORDS = ("account", "himself", "better")
+WORDS = ("complaint", "wizard", "curtain")
 
 
 @pytest.fixture
