@@ -16,12 +16,12 @@ from voice_agent.engine.config import (
 )
 
 
-def small_config(*, layers: int = 1, prompt: bool = False, **encoder) -> ModelConfig:
+def small_config(*, rights=(0, 1), layers=1, prompt=False, **encoder) -> ModelConfig:
     """8 mels of a 64-point FFT, width 24 in two heads, 22 tokens."""
     keys = {
         "feat_in": 8, "n_layers": layers, "d_model": 24, "n_heads": 2, "ff_expansion_factor": 2,
         "subsampling_factor": 8, "subsampling_conv_channels": 8,
-        "att_context_size": ((6, 0), (6, 1), (6, 6)), "conv_kernel_size": 5,
+        "att_context_size": tuple((6, right) for right in rights), "conv_kernel_size": 5,
         "conv_norm_type": "layer_norm", "xscaling": False, "use_bias": True,
     } | encoder  # fmt: skip
     return ModelConfig(

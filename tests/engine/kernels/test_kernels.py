@@ -83,7 +83,7 @@ def test_add_norm_matches_torch(last):
 @pytest.mark.parametrize("chunk", [1, 2, 7])
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "int8"])
 def test_attention_matches_sdpa_reads_no_stray_place_and_appends(chunk, quantized):
-    config = small_config()
+    config = small_config(rights=(0, 1, 6))
     heads, d_head, left, max_chunk = 2, 12, 6, 7
     pool = SlotPool(
         config, 5, freq=(9, 5), device=torch.device("cpu"), dtype=torch.float32,
