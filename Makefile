@@ -37,7 +37,7 @@ serve: setup
 	@$(BIN)/voice-agent serve
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: setup
 	@$(BIN)/python -m tests.soak

@@ -6,6 +6,8 @@ import os
 
 # Before anything imports Triton (transformers does): our kernels run in its interpreter, on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker has a core, and so have the servers it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings

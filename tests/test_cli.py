@@ -314,7 +314,8 @@ def test_a_fault_is_one_sentence_and_exit_code_2(files, command, expected, capsy
 def test_a_right_context_that_the_model_was_not_trained_for(files, checkpoint, command, capsys):
     flags = ("--model", checkpoint, "--right-context", "5")
     assert run(*command.split(), *flags) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *before, line = capsys.readouterr().err.splitlines()
+    assert all("WARNING" in told for told in before), before  # once: no CUDA graphs on a CPU
     assert line.startswith("voice-agent: ") and "0, 1, 6, 13" in line
 
 
