@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before anything imports Triton (transformers does): our kernels run in its interpreter, on the CPU.
+# Before anything imports Triton, as transformers does: our kernels run in its interpreter here.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker has a core, and so have the servers it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
