@@ -198,3 +198,22 @@ def test_feeders_on_many_threads_and_the_engine_never_mix_a_sample_up(runner):
     engine.stop()
     for stream, segments in zip(streams, audio, strict=True):
         assert_heard(runner, stream.slot, segments, 0)
+
+
+def test_audio_behind_an_end_that_the_engine_has_not_heard_of_is_the_next_segments():
+    runner = FakeRunner()
+    engine = scheduler(runner)
+    stream, _ = opened(engine)
+    engine.take_requests(wait=False)
+    first, second = noise(np.random.default_rng(0), 900, "int16"), np.ones(9000, np.int16)
+    stream.feed(first)
+    engine.tick()  # what was needed of it
+    stream.finish()
+    stream.feed(second)
+    steps = len(runner.steps)
+    while engine.tick():  # the engine looks at what is there, but not at what was asked
+        pass
+    assert len(runner.steps) == steps
+    stream.finish()
+    run(engine)
+    assert_heard(runner, stream.slot, [first, second], 0)

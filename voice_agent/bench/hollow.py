@@ -13,6 +13,7 @@ import numpy as np
 
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.emissions import Emissions
+from voice_agent.engine.outside import Outside
 from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions, deliver_here
 from voice_agent.engine.scheduler import Recorder, Scheduler
 from voice_agent.engine.stats import Stats
@@ -104,6 +105,9 @@ class HollowRecognizer:
             },
             lambda: Transcript(tokenizer, FRAME_S),
             slots=slots,
+        )
+        self.outside = Outside(
+            self._scheduler.rings, self._scheduler.wake, self._scheduler.takers, tokenizer, FRAME_S
         )
         self._scheduler.start("engine-hollow")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
 from voice_agent.engine.recognizer import Event, Failed, Final, Stream
 from voice_agent.engine.stats import LagHistogram
+from voice_agent.engine.streams import EngineStream
+from voice_agent.engine.together import Together
 
 
 class Tally:
@@ -56,7 +59,7 @@ class Tally:
 
 
 class Feeder(threading.Thread):
-    """Feeds its streams when their clocks say so, with as little Python a chunk as there can be."""
+    """Feeds its streams when their clocks say so, all streams of a phase by one call."""
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class Feeder(threading.Thread):
         self._audio = audio
         self._period_s = period_s
         self._segment = segment_chunks
-        self._groups = [(phase, [s.feed for s in streams]) for phase, streams in groups]
+        self._groups = [(phase, _feed(streams, audio[0].dtype)) for phase, streams in groups]
         # Who finishes after which chunk: spread over the segment's length.
         self._finishing: list[list[list[Stream]]] = []
         for _, streams in groups:
@@ -109,7 +112,7 @@ class Feeder(threading.Thread):
             began = self.zero + (chunk + 1) * self._period_s  # the audio has to be spoken first
             if began >= self.stop_at:
                 break
-            for (phase, feeds), turns in zip(self._groups, self._finishing, strict=True):
+            for (phase, feed), turns in zip(self._groups, self._finishing, strict=True):
                 due = began + phase
                 if (left := due - clock()) > 0:
                     sleep(left)
@@ -117,8 +120,7 @@ class Feeder(threading.Thread):
                     if counting_from is None:
                         counting_from = time.thread_time()
                     late.append(clock() - due)
-                for feed in feeds:
-                    feed(piece)
+                feed(piece)
                 for stream in turns[chunk % len(turns)]:
                     stream.finish()
                 if late:
@@ -126,3 +128,15 @@ class Feeder(threading.Thread):
             chunk += 1
         self.late.add(np.array(late))
         self.cpu_s = time.thread_time() - (counting_from or 0.0)
+
+
+def _feed(streams: Sequence[Stream], dtype: np.dtype) -> Callable[[np.ndarray], None]:
+    """What feeds all of these."""
+    if dtype == np.int16 and all(isinstance(stream, EngineStream) for stream in streams):
+        return Together(cast("Sequence[EngineStream]", streams)).feed
+
+    def feed(pcm: np.ndarray) -> None:
+        for stream in streams:
+            stream.feed(pcm)
+
+    return feed

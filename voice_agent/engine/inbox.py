@@ -4,10 +4,12 @@ Audio does not pass here: it goes straight into the rings (`voice_agent.engine.r
 ends a segment does, in the order in which it was asked, and says where the segment ends as a
 count of the stream's samples; so it does not matter which is seen first.
 
-The engine thread sleeps on this queue alone. Before it sleeps it sets `asleep` and looks once
-more whether a stream is ready; a feeder stores its count first and then looks at `asleep`. Both
-run under the interpreter's lock, so one of the two sees the other, and no wake-up is lost; while
-the engine is awake, which is always when it is busy, feeding costs no signal.
+The engine thread sleeps on this queue alone. Before it sleeps it sets the rings' `asleep` and looks
+once more whether a stream is ready; a feeder stores its count first and then looks at `asleep`.
+Both run under the interpreter's lock, so one of the two sees the other, and no wake-up is lost;
+while the engine is awake, which is always when it is busy, feeding costs no signal. A feeder in
+another process looks some milliseconds after it has stored (`voice_agent.link.client`), when
+either sees the other's store without a lock, and sends its wake-up over the socket.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from voice_agent.engine.errors import EngineClosed
+from voice_agent.engine.feeding import End
 
 if TYPE_CHECKING:
     from voice_agent.engine.streams import EngineStream
 
+_NOWHERE = End()
 Kind = Literal["open", "finish", "cancel", "overflow", "close", "wake", "stop"]
 
 
@@ -35,18 +39,14 @@ class Request:
         kind: what.
         stream: whose; None for "wake" and "stop".
         number: of the segment that it is about.
-        end: samples of the stream at that moment: the segment's end.
-        ordinal: chunks of the stream up to there, those of the flush among them.
-        time: when it was asked.
+        at: where the segment ends.
         kept: the segment's audio, where it is to be decoded a second time.
     """
 
     kind: Kind
     stream: EngineStream | None = None
     number: int = 0
-    end: int = 0
-    ordinal: int = 0
-    time: float = 0.0
+    at: End = _NOWHERE
     kept: tuple[np.ndarray, ...] = ()
 
 
@@ -57,13 +57,18 @@ class Inbox:
     """A queue with one reader, the engine thread.
 
     Attributes:
-        asleep: the engine thread waits here, and nothing but a request wakes it.
         dead: why nothing is taken any more.
         clock: monotonic seconds.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.asleep = False
+    def __init__(self, clock: Callable[[], float], asleep: np.ndarray) -> None:
+        """Nothing is asked.
+
+        Args:
+            clock: see above.
+            asleep: of the rings.
+        """
+        self._asleep = asleep.data
         self.dead: EngineClosed | None = None
         self.clock = clock
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
@@ -88,12 +93,25 @@ class Inbox:
 
     def wake(self) -> None:
         """A stream has become ready while the engine thread sleeps. Any thread."""
-        self.asleep = False  # the next feeder need not ring again
+        self._asleep[0] = 0  # the next feeder need not ring again
         self._requests.put(_WAKE)
 
     def stop(self) -> None:
         """Ask the engine thread to end. Any thread, at any time."""
         self._requests.put(Request("stop"))
+
+    def sleep(self, timeout_s: float, *, ready: Callable[[], bool]) -> Request | None:
+        """Wait for the next request, or until a stream is ready. Engine thread.
+
+        Args:
+            timeout_s: seconds to wait, at most.
+            ready: whether a stream is ready.
+        """
+        self._asleep[0] = 1  # before looking
+        try:
+            return None if ready() else self.take(timeout_s)
+        finally:
+            self._asleep[0] = 0
 
     def take(self, timeout_s: float = 0.0) -> Request | None:
         """The next request; None if there is none in time. Engine thread."""

@@ -2,57 +2,53 @@
 
 Everything is shape [slot]. Samples are counted over the stream, chunks over the segment:
 
-    need       sample count with which the next chunk can be computed; `NEVER` where none is asked
     start      first sample of the next chunk's window
     base, end  the segment's first sample, and the first after it (`NEVER` until it is finished)
     launched   chunks handed to the device
     collected  chunks whose tokens have come back
     total      chunks that the segment has, `NEVER` until it is finished
     right      right context
+    taken      ends of segments that have been heard of, finished or cancelled, done or not
     epoch      counts segments, so that what comes back for an earlier one is known
-    ordinal    chunks of the stream before the next: whose time is at `ordinal % ARRIVALS` of
-    arrivals   [slot, ARRIVALS] when the audio of a chunk was there
     pace       the last chunk's turn, float64 seconds, and
     gap        seconds from one turn to the next at the least, by the fairness rule of `turns`
 
-Engine thread, but for `arrivals`, which feeders write, and `need` and `ordinal`, which they read,
-all three through memoryviews.
-No loop over slots runs in Python.
+What feeders have to see of it, `need` and `ordinal`, lies in the rings, and so does what they tell
+of their chunks, `arrivals` (`voice_agent.engine.rings`).
+
+Engine thread. No loop over slots runs in Python.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.recognizer import SAMPLE_RATE
+from voice_agent.engine.rings import ARRIVALS, NEVER, Rings
 
-NEVER = 1 << 61
-ARRIVALS = 64
-"""Chunks of backlog whose arrival is remembered, a stream."""
 _FASTEST = 2.0  # times real time at which a stream keeps its turn
 
 
 class Lanes:
     """The arrays; see the module's docstring."""
 
-    def __init__(self, slots: int, chunks: Mapping[int, Chunks]) -> None:
-        self._chunks = chunks
+    def __init__(self, rings: Rings) -> None:
+        """Nothing is asked of any slot.
+
+        Args:
+            rings: of the same slots.
+        """
+        self._chunks = rings.chunks
 
         def table(fill: int = 0) -> np.ndarray:
-            return np.full(slots, fill, np.int64)
+            return np.full(rings.slots, fill, np.int64)
 
-        self.need = table(NEVER)
+        self.need, self.ordinal, self.arrivals = rings.need, rings.ordinal, rings.arrivals
         self.start, self.base, self.end = table(), table(), table(NEVER)
         self.launched, self.collected, self.total = table(), table(), table(NEVER)
-        self.right, self.epoch, self.ordinal = table(), table(), table()
-        self.arrivals = np.zeros((slots, ARRIVALS))
-        self.need_view, self.ordinal_view = self.need.data, self.ordinal.data
-        self.arrivals_view: Any = self.arrivals.reshape(-1).data
-        self.pace, self.gap = np.zeros(slots), np.zeros(slots)
+        self.right, self.epoch, self.taken = table(), table(), table()
+        self.pace, self.gap = np.zeros(rings.slots), np.zeros(rings.slots)
 
     def rest(self, slot: int) -> None:
         """Nothing is asked of the slot, and what is still on the device is for nobody."""
@@ -82,10 +78,6 @@ class Lanes:
         else:
             self.need[slot] = NEVER
         return int(self.collected[slot]) == total
-
-    def ready(self, written: np.ndarray) -> np.ndarray:
-        """Slots whose next chunk can be computed, ascending."""
-        return np.flatnonzero(written >= self.need)
 
     def waiting(self, written: np.ndarray) -> int:
         """Samples that were written and not launched yet, over all slots."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from voice_agent.engine.boosting import PhraseBoost, Vocabulary
 from voice_agent.engine.chunks import Chunks
+from voice_agent.engine.outside import Outside
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
     Deliver,
@@ -79,13 +80,18 @@ class NemotronRecognizer:
         self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
         # Callers of one service tend to bring the same list; streams share what it compiles to.
         self._compiled = functools.lru_cache(maxsize=64)(self._compile)
+        language = languages[0] if len(languages) == 1 else None
         self._scheduler = Scheduler(
             runner,
             {right: Chunks.of(config, right) for right in self.right_contexts},
             lambda: Transcript(tokenizer, config.frame_s),
             slots=slots,
-            language=languages[0] if len(languages) == 1 else None,
+            language=language,
         )
+        self.outside = Outside(
+            self._scheduler.rings, self._scheduler.wake, self._scheduler.takers, tokenizer,
+            config.frame_s, language,
+        )  # fmt: skip
         self._scheduler.start(f"engine-{Path(self.name).stem}")
 
     def _right(self, right: int | None, default: int) -> int:

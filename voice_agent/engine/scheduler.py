@@ -32,6 +32,7 @@ from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.device import Recorder, Runner, Step
 from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.errors import EngineClosed, EngineFull
+from voice_agent.engine.feeding import Feeders
 from voice_agent.engine.inbox import Inbox, Request
 from voice_agent.engine.lanes import Lanes
 from voice_agent.engine.recognizer import SAMPLE_RATE, Deliver, OnEvent, StreamOptions
@@ -40,6 +41,7 @@ from voice_agent.engine.second_pass import SecondPass
 from voice_agent.engine.staging import Staging
 from voice_agent.engine.stats import Stats
 from voice_agent.engine.streams import Decoding, EngineStream
+from voice_agent.engine.taking import Takers
 from voice_agent.engine.telling import Telling
 from voice_agent.engine.text import Transcript
 
@@ -87,9 +89,11 @@ class Scheduler:
         self.recorder: Recorder | None = None
         self.stats = Stats()
         self._widest = max(chunks)
-        self._inbox = Inbox(clock)
-        self._rings = Rings(slots, chunks)
-        self._lanes = Lanes(slots, chunks)
+        self.rings = Rings(slots, chunks)
+        self._feeders = Feeders(self.rings, clock)
+        self._inbox = Inbox(clock, self.rings.asleep)
+        self._lanes = Lanes(self.rings)
+        self.takers = Takers(slots)
         self._launch = getattr(runner, "launch", None) or runner.step
         self._wait = getattr(runner, "collect", None)
         self._ahead = 2 if self._wait else 1
@@ -103,7 +107,8 @@ class Scheduler:
         self._flying: deque[Step] = deque()
         self._telling = Telling(
             new_transcript, owners=self._owners, passes=self._passes, lanes=self._lanes,
-            rings=self._rings, stats=self.stats, clock=lambda: self.clock(), language=language,
+            rings=self.rings, takers=self.takers, stats=self.stats,
+            clock=lambda: self.clock(), language=language,
         )  # fmt: skip
         self._backlog_at = 0.0
         self._thread: threading.Thread | None = None
@@ -126,7 +131,7 @@ class Scheduler:
                 raise EngineFull(self.slots)
             slot = self._free.pop()
             stream = EngineStream(
-                self._inbox, self._rings, self._lanes, on_event, deliver, options,
+                self._inbox, self._feeders, self.takers, on_event, deliver, options,
                 self.chunks[right], slot, boost,
             )  # fmt: skip
             self._owners[slot] = stream
@@ -138,6 +143,10 @@ class Scheduler:
         """Run ticks on a thread of their own until `stop()`."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    def wake(self) -> None:
+        """A feeder in another process has made a stream ready; from any thread."""
+        self._inbox.wake()
 
     def stop(self) -> None:
         """End the thread; open streams get `Failed`. Idempotent."""
@@ -171,6 +180,7 @@ class Scheduler:
     def _die(self, error: EngineClosed) -> None:
         with self._lock:
             self._inbox.dead = error
+            self._feeders.clear[:] = -1  # whoever feeds looks closer, and is told
             streams = [s for s in self._owners if s]
             self._owners[:] = [None] * self.slots
             self.stats.open_streams = 0
@@ -187,10 +197,8 @@ class Scheduler:
         self.stats.heartbeat = self.clock()
         request = inbox.take()
         if request is None and wait:
-            inbox.asleep = True  # before looking: see `inbox`
-            if not len(self._lanes.ready(self._rings.written)):
-                request = inbox.take(IDLE_S)
-            inbox.asleep = False
+            taken_ends = self._lanes.taken
+            request = inbox.sleep(IDLE_S, ready=lambda: bool(len(self.rings.ready(taken_ends))))
         taken = 0
         while request is not None:
             if request.kind == "stop":
@@ -224,9 +232,10 @@ class Scheduler:
         slot = stream._slot
         match request.kind:
             case "open":
-                self._lanes.pace[slot] = 0.0
+                self._lanes.pace[slot], self._lanes.taken[slot] = 0.0, 0
                 self._lanes.begin(slot, stream._chunks.right, 0, 0)
             case "finish" | "cancel":
+                self._lanes.taken[slot] += 1
                 ends = stream.decoding.ends
                 ends.append(request)
                 if len(ends) == 1:
@@ -265,15 +274,16 @@ class Scheduler:
             if end.kind == "finish":
                 if self._needs_second_pass(stream, end):
                     return
-                if slot not in self._passes and not self._lanes.finish(slot, end.end):
+                if slot not in self._passes and not self._lanes.finish(slot, end.at.samples):
                     return
                 self._telling.finalise(stream, end)
             self._passes.pop(slot, None)
             decoding.ends.popleft()
             decoding.number += 1
+            self.takers.segment[slot] += 1
             decoding.transcript = None
-            self._lanes.begin(slot, stream._chunks.right, end.end, end.ordinal)
-            self._rings.read[slot] = end.end
+            self._lanes.begin(slot, stream._chunks.right, end.at.samples, end.at.ordinal)
+            self.rings.read[slot] = end.at.samples
 
     def _needs_second_pass(self, stream: EngineStream, end: Request) -> bool:
         """Whether the segment's audio has yet to go through the device a second time."""
@@ -285,7 +295,7 @@ class Scheduler:
             again = SecondPass(stream, end, self.chunks[self._widest])
             self._passes[slot] = again
             self._lanes.rest(slot)
-            self._rings.read[slot] = end.end
+            self.rings.read[slot] = end.at.samples
             stream.decoding.transcript = None
         return again.collected < again.total
 
@@ -294,7 +304,7 @@ class Scheduler:
     def _pick(self) -> Step | None:
         """Whoever waits longest, and all that can share a step with him."""
         lanes = self._lanes
-        slots = lanes.ready(self._rings.written)
+        slots = self.rings.ready(lanes.taken)
         passes = [p for p in self._passes.values() if p.launched < p.total]
         if not len(slots) and not passes:
             return None
@@ -302,7 +312,7 @@ class Scheduler:
         turns = lanes.turns(slots, arrived)
         rights = lanes.right[slots]
         right = int(rights[turns.argmin()]) if len(slots) else self._widest
-        if passes and right != self._widest and min(p.end.time for p in passes) < turns.min():
+        if passes and right != self._widest and min(p.end.at.time for p in passes) < turns.min():
             right = self._widest
         if right != self._widest:
             passes = []
@@ -319,7 +329,7 @@ class Scheduler:
         step.result = self._fill(step)
         lanes.launch(slots, turns, step.chunks)
         # Only now: the windows are copied, so older samples may be overwritten.
-        self._rings.read[slots] = lanes.still_read(slots)
+        self.rings.read[slots] = lanes.still_read(slots)
         return step
 
     def _fill(self, step: Step) -> np.ndarray:
@@ -328,11 +338,11 @@ class Scheduler:
         width = chunks.window_samples
         pcm = self._offered(len(step), width) if self._offered else None
         if pcm is None or (
-            pcm.dtype != np.float32 and (step.passes or self._rings.is_float[slots].any())
+            pcm.dtype != np.float32 and (step.passes or self.rings.is_float[slots].any())
         ):
             pcm = self._staging.take(len(step), width)
         starts = self._lanes.start[slots]
-        self._rings.gather(slots, starts, chunks.right, pcm[:n])
+        self.rings.gather(slots, starts, chunks.right, pcm[:n])
         before = self._lanes.base[slots] - starts  # samples that lie before the segment
         if before.max(initial=0) > 0:
             for count in np.unique(before[before > 0]):
@@ -381,16 +391,10 @@ class Scheduler:
         self._count(step)
 
     def _count(self, step: Step) -> None:
-        now, stats = self.clock(), self.stats
-        stats.ticks += 1
-        stats.chunks += len(step)
-        stats.step_s = now - step.began
-        if len(step.slots):
-            lags = now - step.arrived
-            stats.lag_s = float(lags.max())
-            stats.late += int(np.count_nonzero(lags > step.chunks.samples / SAMPLE_RATE))
+        now, stats, chunk_s = self.clock(), self.stats, step.chunks.samples / SAMPLE_RATE
+        stats.count(len(step), now - step.began, now - step.arrived, chunk_s)
         if now - self._backlog_at > _BACKLOG_EVERY_S:
             self._backlog_at = now
-            stats.backlog_s = self._lanes.waiting(self._rings.written) / SAMPLE_RATE
+            stats.backlog_s = self._lanes.waiting(self.rings.written) / SAMPLE_RATE
         if self.recorder:
             self.recorder(step.slots, step.arrived, now)

@@ -39,6 +39,22 @@ class Stats:
     step_s: float = 0.0
     heartbeat: float = 0.0
 
+    def count(self, lanes: int, step_s: float, lags_s: np.ndarray, chunk_s: float) -> None:
+        """A step is done. Engine thread.
+
+        Args:
+            lanes: that it had.
+            step_s: seconds since its launch.
+            lags_s: seconds that each streaming lane's chunk waited for its events.
+            chunk_s: after how many of them one is late.
+        """
+        self.ticks += 1
+        self.chunks += lanes
+        self.step_s = step_s
+        if len(lags_s):
+            self.lag_s = float(lags_s.max())
+            self.late += int(np.count_nonzero(lags_s > chunk_s))
+
 
 class LagHistogram:
     """How long chunks waited, counted in steps of half a millisecond up to 5 s.

@@ -6,6 +6,7 @@ Engine thread, but for `_dispatch`, which runs where the callers want their call
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from voice_agent.engine.rings import Rings
 from voice_agent.engine.second_pass import SecondPass
 from voice_agent.engine.stats import Stats
 from voice_agent.engine.streams import EngineStream
+from voice_agent.engine.taking import Taken, Takers
 from voice_agent.engine.text import Transcript
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Telling:
         passes: dict[int, SecondPass],
         lanes: Lanes,
         rings: Rings,
+        takers: Takers,
         stats: Stats,
         clock: Callable[[], float],
         language: str | None,
@@ -54,6 +57,7 @@ class Telling:
             passes: second passes under way, by slot.
             lanes: where segments stand.
             rings: what was written.
+            takers: who takes tokens as they are.
             stats: where events are counted that nobody took.
             clock: monotonic seconds.
             language: of finals whose stream names none.
@@ -63,10 +67,12 @@ class Telling:
         self._passes = passes
         self._lanes = lanes
         self._rings = rings
+        self._takers = takers
         self._stats = stats
         self._clock = clock
         self._default_language = language
         self._postings: list[Posting] = []
+        self._taken: list[tuple[int, Taken]] = []  # with their takers
 
     def failed(self, streams: Sequence[EngineStream], error: EngineError) -> None:
         """The last event of these streams."""
@@ -88,6 +94,10 @@ class Telling:
         # Whoever left, or began another segment, during the step is not told of it any more.
         here = np.flatnonzero(current[np.minimum(lanes, n - 1)] & (lanes < n)) if n else lanes[:0]
         lanes = lanes[here]
+        taker = self._takers.taker[step.slots[lanes]]
+        if (taken := taker >= 0).any():
+            self._take(step, taker[taken], here[taken], said)
+            lanes, here = lanes[~taken], here[~taken]
         words = zip(
             lanes.tolist(),
             step.slots[lanes].tolist(),
@@ -114,14 +124,47 @@ class Telling:
         if heard:
             self._tell(step, heard, np.array(spoke))
 
-    def _tell(self, step: Step, heard: list[EngineStream], lanes: np.ndarray) -> None:
-        """Partials for the streams on these lanes."""
+    def _take(self, step: Step, taker: np.ndarray, at: np.ndarray, said: Emissions) -> None:
+        """Tokens for those who write elsewhere.
+
+        Args:
+            step: that was computed.
+            taker: of each token.
+            at: which tokens of what was said.
+            said: what came back.
+        """
+        by_taker = np.argsort(taker, kind="stable")  # of each, still lane after lane
+        at, taker = at[by_taker], taker[by_taker]
+        lanes = said.lanes[at]
+        firsts = np.flatnonzero(np.diff(lanes, prepend=-1))  # of each lane that spoke
+        spoke = lanes[firsts]
+        slots = step.slots[spoke]
+        audio_s, ends_s = self._until(step, spoke)
+        frames = step.numbers[lanes] * step.chunks.frames + said.frames[at]
+        by_stream = (
+            self._takers.number[slots], self._takers.segment[slots],
+            np.diff(firsts, append=len(lanes)), audio_s, ends_s,
+        )  # fmt: skip
+        by_token = said.tokens[at], frames.astype(np.int32), said.probs[at]
+        begins = np.flatnonzero(np.diff(taker[firsts], prepend=-1)).tolist()
+        for begin, end in itertools.pairwise([*begins, len(firsts)]):
+            first = int(firsts[begin])
+            last = int(firsts[end]) if end < len(firsts) else len(lanes)
+            taken = Taken(*(x[begin:end] for x in by_stream), *(x[first:last] for x in by_token))
+            self._taken.append((int(taker[first]), taken))
+
+    def _until(self, step: Step, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds of each lane's segment that are there, and that its tokens account for."""
         slots = step.slots[lanes]
         last = np.minimum(self._rings.written[slots], self._lanes.end[slots])
         audio_s = (last - self._lanes.base[slots]) / SAMPLE_RATE
         needed = step.chunks.needed(0) + step.numbers[lanes] * step.chunks.samples
-        ends_s = np.minimum(needed / SAMPLE_RATE, audio_s).tolist()
-        for stream, audio, end_s in zip(heard, audio_s.tolist(), ends_s, strict=True):
+        return audio_s, np.minimum(needed / SAMPLE_RATE, audio_s)
+
+    def _tell(self, step: Step, heard: list[EngineStream], lanes: np.ndarray) -> None:
+        """Partials for the streams on these lanes."""
+        audio_s, ends_s = (seconds.tolist() for seconds in self._until(step, lanes))
+        for stream, audio, end_s in zip(heard, audio_s, ends_s, strict=True):
             t = stream.decoding.transcript
             assert t is not None
             partial = HeardPartial.of(t, audio, end_s, self._language(stream, t))
@@ -144,7 +187,7 @@ class Telling:
     def finalise(self, stream: EngineStream, end: Request) -> None:
         """The segment that `end` finished is complete."""
         base = int(self._lanes.base[stream._slot])
-        audio_s = (end.end - base) / SAMPLE_RATE
+        audio_s = (end.at.samples - base) / SAMPLE_RATE
         t = stream.decoding.transcript
         final = Final(
             text=t.text if t else "",
@@ -152,7 +195,7 @@ class Telling:
             words=t.words(audio_s) if t else (),
             language=self._language(stream, t),
             audio_s=audio_s,
-            decode_ms=(self._clock() - end.time) * 1000,
+            decode_ms=(self._clock() - end.at.time) * 1000,
         )
         self._postings.append((stream, end.number, final))
 
@@ -162,22 +205,29 @@ class Telling:
 
     def publish(self) -> None:
         """Hand this tick's events over: one call for each place where callbacks run."""
-        if not self._postings:
+        if not self._postings and not self._taken:
             return
+        takes: defaultdict[Deliver, list[Callable[[], None]]] = defaultdict(list)
+        for taker, taken in self._taken:
+            if (there := self._takers.get(taker)) is not None:
+                takes[there[0]].append(functools.partial(there[1], taken))
         by_deliver: defaultdict[Deliver, list[Posting]] = defaultdict(list)
         for posting in self._postings:
             by_deliver[posting[0]._deliver].append(posting)
-        self._postings = []
-        for deliver, postings in by_deliver.items():
+        self._postings, self._taken = [], []
+        for deliver in takes.keys() | by_deliver.keys():
+            postings = by_deliver[deliver]
             try:
-                deliver(functools.partial(_dispatch, postings))
+                deliver(functools.partial(_dispatch, takes[deliver], postings))
             except Exception as error:  # as a rule its event loop is closed: nobody is there
                 self._stats.undelivered += len(postings)
                 log.debug("%d events not delivered: %r", len(postings), error)
 
 
-def _dispatch(postings: list[Posting]) -> None:
+def _dispatch(takes: Sequence[Callable[[], None]], postings: Sequence[Posting]) -> None:
     """Run callbacks where the caller wants them, dropping what was cancelled meanwhile."""
+    for take in takes:
+        take()
     for stream, segment, event in postings:
         if stream._wants(segment):
             try:
