@@ -2,7 +2,7 @@
 
 start      with its task on standard input and one end of a control socket
 reports    into the supervisor's queue, beats aside
-silent_s   how long it has been since the last one
+silent_s   how long it has been since the last one, as far as it could have run meanwhile
 kill       nothing less ends a process that hangs
 """
 
@@ -18,6 +18,9 @@ import time
 from dataclasses import dataclass
 
 from voice_agent.processes.control import Beat, Broken, Ready, Task, report_of
+from voice_agent.server.processor_time import ProcessorTime
+
+_LOOK_S = 0.25  # of a time between two looks, at most that counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,10 @@ class Child:
         self._module = module
         self._task = task
         self._process: asyncio.subprocess.Process | None = None
-        self._heard = time.monotonic()
+        self._heard = True
+        self._looked = time.monotonic()
+        self._silent_s = 0.0
+        self._spending: ProcessorTime | None = None
         self._broken: Broken | None = None
 
     @property
@@ -65,10 +71,28 @@ class Child:
         assert self._process is not None, "not started"
         return self._process.pid
 
-    @property
-    def silent_s(self) -> float:
-        """Seconds since it was last heard of; 0 before it beats."""
-        return time.monotonic() - self._heard if self.ready is not None else 0.0
+    def silent_s(self, now: float) -> float:
+        """Look how long it has been silent; to be asked often.
+
+        Time in which it waited for a processor does not count, nor does what a look comes late by.
+
+        Args:
+            now: a monotonic clock's time.
+
+        Returns:
+            Seconds since it was last heard of; 0 before it beats.
+        """
+        since_s, self._looked = min(now - self._looked, _LOOK_S), now
+        if self.ready is None:
+            return 0.0
+        if self._spending is None:
+            self._spending = ProcessorTime(self.pid)
+        spent = self._spending.look()
+        if self._heard:
+            self._heard, self._silent_s = False, 0.0
+        else:
+            self._silent_s += spent.held_against(since_s, computing=False)
+        return self._silent_s
 
     async def start(self) -> None:
         """Start the process."""
@@ -100,7 +124,7 @@ class Child:
         assert self._process is not None
         try:
             while line := await self._reader.readline():
-                self._heard = time.monotonic()
+                self._heard = True
                 match report_of(line):
                     case Ready() as ready:
                         self.ready = ready

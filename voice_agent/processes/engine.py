@@ -9,7 +9,9 @@
 
 The device is stuck where its thread has shown no heartbeat for `STUCK_S`, or a text has been owed
 for that long and no step was computed meanwhile. An engine that is late, but computes, is not
-stuck: it is overloaded.
+stuck: it is overloaded. Time in which the process could not run for want of a processor does not
+count, and neither does what it computes on processors, up to `GONE_S`
+(`voice_agent.server.processor_time`).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from voice_agent.processes.control import (
     Task,
     task_and_control,
 )
+from voice_agent.server.processor_time import ProcessorTime, Spent
 from voice_agent.server.watch import GONE_S, Pulse, WatchedRecognizer, watched
 
 STUCK_S = 1.25
@@ -111,11 +114,12 @@ async def _watch(
 ) -> str:
     """Beat until a part of the recogniser has died; return of what."""
     vitals = Vitals(recognizer, parts, time.monotonic())
+    spending = ProcessorTime()
     while True:
         for part in parts:
             if part.died is not None:
                 return str(part.died)
-        control.say(Beat(vitals.stuck(time.monotonic())))
+        control.say(Beat(vitals.stuck(time.monotonic(), spending.look())))
         await asyncio.sleep(BEAT_EVERY_S)
 
 
@@ -133,25 +137,41 @@ class Vitals:
             now: a monotonic clock's time.
         """
         self._recognizer = recognizer
-        self._pulses = [(part, Pulse(part)) for part in parts]
+        self._on_processors = not any("cuda" in str(getattr(p, "device", "")) for p in parts)
+        # Of each part: what is held against it, and what even a long computation does not excuse.
+        self._pulses = [(part, Pulse(part), Pulse(part)) for part in parts]
         self._ticks: int | None = None
-        self._since = self._looked = now
+        self._looked = now
+        self._idle_s = self._busy_s = 0.0  # without a step, counted in the same two ways
 
-    def stuck(self, now: float) -> str | None:
-        """Why it is stuck, or None where it is not."""
+    def stuck(self, now: float, spent: Spent) -> str | None:
+        """Why it is stuck, or None where it is not.
+
+        Args:
+            now: a monotonic clock's time.
+            spent: what the process did since it was asked last.
+        """
+        since_s, self._looked = min(now - self._looked, 2 * BEAT_EVERY_S), now
+        free_s = spent.held_against(since_s, computing=self._on_processors)
+        busy_s = spent.held_against(since_s, computing=False)
         stats: Any = getattr(self._recognizer, "stats", None)
         ticks = getattr(stats, "ticks", None)
         if ticks != self._ticks:
-            self._ticks, self._since = ticks, now
-        since_s, self._looked = now - self._looked, now
-        for part, pulse in self._pulses:
-            if (still_s := pulse.still_s(since_s)) > STUCK_S:
+            self._ticks = ticks
+            self._idle_s = self._busy_s = 0.0
+        else:
+            self._idle_s += free_s
+            self._busy_s += busy_s
+        for part, free, busy in self._pulses:
+            still_s = free.still_s(free_s)
+            if still_s > STUCK_S or (still_s := busy.still_s(busy_s)) > GONE_S:
                 return f"{part.name} has not answered for {still_s:.1f} s"
+            owes_s = part.owes_s()
             if ticks is not None and part.streaming:
-                owes_s, limit_s = min(part.owes_s(), now - self._since), STUCK_S
+                late = min(owes_s, self._idle_s) > STUCK_S or min(owes_s, self._busy_s) > GONE_S
             else:  # it tells no steps, and one that decodes whole segments may take its time
-                owes_s, limit_s = part.owes_s(), GONE_S
-            if owes_s > limit_s:
+                late = owes_s > GONE_S
+            if late:
                 return f"{part.name} has owed a text for {owes_s:.1f} s and computes nothing"
         return None
 

@@ -38,7 +38,7 @@ from voice_agent.processes.patience import Patience
 from voice_agent.processes.shared import METRICS_VARIABLE
 
 SILENT_S = 1.5
-"""Seconds without a beat after which the engine is taken for hanging."""
+"""Seconds without a beat, in which it could have run, after which the engine hangs."""
 FRONT_END_SILENT_S = 5.0
 EXIT_INTERRUPTED = 130
 DRAIN_S = 10.0
@@ -219,8 +219,8 @@ class Supervisor:
                 child = place.child
                 if child is None or child.ready is None:
                     continue
-                if child.silent_s > place.silent_s:
-                    logger.error(f"the {place.name} process hangs: {child.silent_s:.1f} s silent")
+                if (silent_s := child.silent_s(time.monotonic())) > place.silent_s:
+                    logger.error(f"the {place.name} process hangs: {silent_s:.1f} s silent")
                     child.kill()
                 elif child.stuck is not None:
                     logger.error(f"the {place.name} process hangs: {child.stuck}")

@@ -9,8 +9,9 @@
                             the oldest debt is over `GONE_S`: sessions are told, the process ends,
                             and whatever supervises it starts another
 
-A heart that stands still is judged by the time in which we were there to see it: a machine that
-slept, or stopped the whole process, has not hung its recogniser. A streaming recogniser's finals
+A heart that stands still is judged by the time in which we were there to see it, and in which a
+processor was there for it: a machine that slept, stopped the whole process or has too much to do
+has not hung its recogniser. A streaming recogniser's finals
 take milliseconds, so one that owes for seconds is overloaded, stuck or dead. Audio that came
 faster than it was spoken, a file's, has as long as it lasts before its text is due. Recognisers
 that decode whole segments may take seconds, and are never late.
@@ -29,6 +30,8 @@ import numpy as np
 from loguru import logger
 
 from voice_agent.engine.errors import EngineClosed, EngineError
+from voice_agent.engine.feeding import End
+from voice_agent.engine.inbox import Kind
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
     Deliver,
@@ -41,6 +44,7 @@ from voice_agent.engine.recognizer import (
     StreamOptions,
     deliver_here,
 )
+from voice_agent.server.processor_time import ProcessorTime
 from voice_agent.server.sessions import SessionTable
 
 LATE_S = 2.0
@@ -189,6 +193,22 @@ class _WatchedStream:
             self._owner.pay(self)
             raise
 
+    def end(self, kind: Kind, end: End) -> None:
+        """See `EngineStream.end`."""
+        inner: Any = self.inner
+        if kind == "finish":
+            self._owner.owe(self, max(end.due, time.monotonic()))
+        try:
+            inner.end(kind, end)
+        except BaseException:
+            if kind == "finish":
+                self._owner.pay(self)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        """What only some streams have, such as `slot`."""
+        return getattr(self.inner, name)
+
     def cancel(self) -> None:
         """See `Stream.cancel`."""
         self.inner.cancel()
@@ -270,10 +290,11 @@ async def gone(
         Why one is gone.
     """
     pulses = [Pulse(each) for each in recognizers]
-    looked = time.monotonic()
+    looked, spending = time.monotonic(), ProcessorTime()
     while True:
         now = time.monotonic()
-        since_s, looked = now - looked, now
+        since_s, looked = min(now - looked, 2 * _LOOK_EVERY_S), now
+        since_s = spending.look().held_against(since_s, computing=False)
         still = [pulse.still_s(since_s) for pulse in pulses]
         for each, still_s in zip(recognizers, still, strict=True):
             if each.died is not None:
