@@ -1,7 +1,8 @@
 """The front-end's side: the engine in another process, behind the recogniser protocol.
 
 `EngineClient` lives on a front-end's event loop; its streams may be used from any thread, as the
-protocol has it. What streams are asked for is collected for `FLUSH_S` and sent as one message.
+protocol has it. Audio goes into the engine's rings where it has some, else over the socket, with
+all that streams are asked for: it is collected for `FLUSH_S` and sent as one message.
 
 The engine process may die and be started again. Then an ordinary stream ends with `Failed`, and
 one of `lasting` is opened again and told its open segments once more: its caller notices a delay.
@@ -18,11 +19,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from loguru import logger
 
 from voice_agent.engine.errors import EngineClosed
+from voice_agent.engine.feeding import Feeders
 from voice_agent.engine.recognizer import (
     Deliver,
     Failed,
@@ -31,22 +33,29 @@ from voice_agent.engine.recognizer import (
     StreamOptions,
     deliver_here,
 )
+from voice_agent.engine.rings import Rings
+from voice_agent.engine.taking import Taken
 from voice_agent.link.keeping import Keeping
+from voice_agent.link.line import Line
 from voice_agent.link.packing import (
     EVENTS,
     HELLO,
+    KNOCK,
     STATS,
-    Op,
+    TOKENS,
     Orders,
     Row,
     Tag,
-    Unframer,
     error_of,
     event_of,
+    framed,
     rows_of,
+    taken_of,
     unpacked,
 )
 from voice_agent.link.stream import Lasting, LinkedStream, Posting, publish
+from voice_agent.link.ways import ByOrders, ByRing, RingFeeding, Way
+from voice_agent.link.writing import Manuscript, Writing, by_stream
 
 FLUSH_S = 0.004
 """Seconds for which orders are collected: a twentieth of a chunk."""
@@ -86,6 +95,7 @@ class EngineClient:
         wait: Callable[[Future[None]], bool] = wait_elsewhere,
         on_up: Callable[[], object] = lambda: None,
         on_down: Callable[[], object] = lambda: None,
+        rings: bool = True,
     ) -> None:
         """Make a client of the running event loop; nothing is connected before `connect`.
 
@@ -95,6 +105,7 @@ class EngineClient:
                 cannot wait.
             on_up: called when the engine is there, each time; on the event loop.
             on_down: called when it is gone; on the event loop.
+            rings: feed the engine's rings, where it has some and they can be reached.
         """
         self.name = ""
         self.languages: tuple[str, ...] = ()
@@ -104,13 +115,17 @@ class EngineClient:
         self.stats: Any = None
         self.gpu_memory_bytes: float | None = None
         self._path = path
+        self._uses_rings = rings
         self._wait = wait
         self._on_up, self._on_down = on_up, on_down
         self._loop = asyncio.get_running_loop()
         self.lock = threading.RLock()  # guards what follows
         self.orders = Orders()
+        self.overflowing: dict[RingFeeding, None] = {}
+        self._feeders: Feeders | None = None
+        self._writing: Writing | None = None
         self._flushing = False
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._streams: dict[int, LinkedStream] = {}
         self._answers: dict[int, Future[None]] = {}  # to opens that wait for one
         self._numbers = itertools.count(1)
@@ -155,14 +170,23 @@ class EngineClient:
             self._streams[number] = stream
             answer: Future[None] = Future()
             self._answers[number] = answer
-            self.orders.open(number, options)
-            self.flush_soon()
+            self._begin(stream, options).open(options, 0)
         if not self._wait(answer):
             with self.lock:  # from now on the answer is the stream's own
                 self._answers.pop(number, None)
         if answer.done():
             answer.result()
         return stream
+
+    def _begin(self, stream: LinkedStream, options: StreamOptions) -> Way:
+        """Give a stream its way to the engine that is there. Under the lock."""
+        # A second pass needs the audio once more, which is kept where it is fed.
+        if self._feeders is None or self._writing is None or options.final_pass == "full":
+            stream.way, stream.manuscript = ByOrders(self, stream.number), None
+        else:
+            stream.way = ByRing(self, stream.number, self._feeders)
+            stream.manuscript = Manuscript(self._writing, options)
+        return stream.way
 
     def close(self) -> None:
         """Hang up; see `Recognizer.close`. The engine itself goes on."""
@@ -199,7 +223,7 @@ class EngineClient:
 
     async def _stay_connected(self) -> None:
         while not self._closed:
-            line = _Line(self)
+            line = Line(self)
             try:
                 await self._loop.create_unix_connection(lambda: line, str(self._path))  # noqa: B023
             except OSError:
@@ -208,13 +232,13 @@ class EngineClient:
             await line.lost.wait()
             await asyncio.sleep(_RETRY_S)
 
-    def _hang_up(self, line: _Line | None) -> None:
+    def _hang_up(self, line: Line | None) -> None:
         if self._staying is not None:
             self._staying.cancel()
         if line is not None:
             line.transport.abort()
 
-    def _greeted(self, line: _Line, hello: dict[str, Any]) -> None:
+    def _greeted(self, line: Line, hello: dict[str, Any]) -> None:
         """The engine is there: lasting streams are told to it once more."""
         with self.lock:
             if self._closed:
@@ -224,20 +248,37 @@ class EngineClient:
             self.languages, self.streaming = tuple(hello["languages"]), hello["streaming"]
             self.right_contexts = tuple(hello["right_contexts"])
             self._line = line
-            for number, stream in self._streams.items():
+            self._take_over(hello["outside"])
+            for stream in self._streams.values():
                 if stream.keeping is not None:
-                    stream.keeping.again(self.orders, number, stream.segment)
-            if len(self.orders):
-                self.flush_soon()
+                    way = self._begin(stream, stream.keeping.options)
+                    stream.keeping.again(way, stream.segment)
         self._up.set()
         self._on_up()
 
-    def _lost(self, line: _Line) -> None:
+    def _take_over(self, outside: dict[str, Any] | None) -> None:
+        """What this process does itself for an engine that lets it."""
+        self._feeders = self._writing = None
+        if outside is None:
+            return
+        self._writing = Writing.of(outside)
+        if not self._uses_rings or outside["rings"] is None:
+            return
+        try:
+            self._feeders = Feeders(Rings.attach(outside["rings"]), elsewhere=True)
+        except OSError as error:
+            logger.warning(f"audio goes to the engine over its socket, not its memory: {error}")
+
+    def lost(self, line: Line) -> None:
+        """See `line.Client`."""
         with self.lock:
             if self._line is not line:
                 return
             self._line = None
             self.orders = Orders()
+            self.overflowing.clear()
+            for stream in self._streams.values():
+                stream.way = None
             postings = self._fail_all(EngineClosed(LOST), lasting=False)
             answers, self._answers = list(self._answers.values()), {}
         publish(postings)
@@ -269,23 +310,32 @@ class EngineClient:
     def _flush(self) -> None:
         with self.lock:
             self._flushing = False
-            if self._line is None or not len(self.orders):
+            if self._line is None:
                 return
-            message = self.orders.take()
+            for feeding in [f for f in self.overflowing if not f.refill()]:
+                del self.overflowing[feeding]
+            if self.overflowing:
+                self.flush_soon()
+            message = self.orders.take() if len(self.orders) else b""
+            if self._feeders is not None and self._feeders.rings.waiting_for_a_knock():
+                message += framed(KNOCK)
             line = self._line
-        line.transport.write(message)
+        if message:
+            line.transport.write(message)
 
     def forget(self, stream: LinkedStream) -> None:
         """Give a closed stream's slot back. Under the lock."""
         self._streams.pop(stream.number, None)
-        if stream.gone is None and self._line is not None:
-            self.orders.add(Op.CLOSE, stream.number)
-            self.flush_soon()
+        if stream.gone is None and stream.way is not None:
+            stream.way.close()
 
     # In
 
-    def _take_in(self, line: _Line, kind: int, body: memoryview) -> None:
-        if kind == EVENTS:
+    def take_in(self, line: Line, kind: int, body: memoryview) -> None:
+        """See `line.Client`."""
+        if kind == TOKENS:
+            self._on_tokens(taken_of(body))
+        elif kind == EVENTS:
             self._on_rows(rows_of(body))
         elif kind == STATS:
             self._on_stats(unpacked(body))
@@ -305,6 +355,9 @@ class EngineClient:
                 error = error_of(row) if tag == Tag.REFUSED else None
                 with self.lock:
                     answer = self._answers.pop(number, None)
+                    opened = self._streams.get(number) if error is None else None
+                    if opened is not None and opened.way is not None:
+                        opened.way.opened(int(row[6]), int(row[7]))
                 if answer is not None:
                     self._answer(number, answer, error)
                     continue
@@ -314,9 +367,12 @@ class EngineClient:
             if stream is None:
                 continue
             event = event_of(row)
-            if isinstance(event, Final) and stream.keeping is not None:
-                with self.lock:
-                    stream.keeping.drop(segment)
+            if isinstance(event, Final):
+                if stream.keeping is not None:
+                    with self.lock:
+                        stream.keeping.drop(segment)
+                if stream.manuscript is not None:
+                    event = stream.manuscript.finish(segment, event)
             if isinstance(event, Failed):
                 if isinstance(event.error, EngineClosed) and stream.lasting:
                     continue  # its process ends too, and then the stream is opened again
@@ -325,28 +381,12 @@ class EngineClient:
             postings.append((stream, segment, event))
         publish(postings)
 
-
-class _Line(asyncio.Protocol):
-    """The connection to one engine process."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, client: EngineClient) -> None:
-        self._client = client
-        self._unframer = Unframer()
-        self.lost = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for kind, body in self._unframer.push(data):
-                self._client._take_in(self, kind, body)
-        except Exception:
-            logger.exception("the engine's message could not be read; its connection is cut")
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set()
-        self._client._lost(self)
+    def _on_tokens(self, taken: Taken) -> None:
+        postings: list[Posting] = []
+        for number, segment, said, audio_s, end_s in by_stream(taken):
+            stream = self._streams.get(number)
+            if stream is not None and stream.manuscript is not None:
+                partial = stream.manuscript.write(segment, said, audio_s, end_s)
+                if partial is not None:
+                    postings.append((stream, segment, partial))
+        publish(postings)

@@ -2,8 +2,12 @@
 
     listen(path)    front-ends connect, any number of times
     orders          applied as they come, on the event loop; none of them blocks
+    audio           is among them, unless the recogniser has rings, which front-ends write to
+                    themselves (`voice_agent.engine.outside`); then a chunk costs nothing here
     events          `deliver` brings a tick's events to the loop, which sends one message to each
                     front-end; those of all ticks since the loop last ran go together
+    tokens          of streams with a ring, in place of their partials: flat arrays, a front-end's
+                    in one piece
 
 Everything but the recogniser itself runs on one event loop, so what `Stream.cancel` drops is
 dropped exactly: an event is numbered with its segment on the thread that cancels.
@@ -22,10 +26,14 @@ from typing import Any, cast
 from loguru import logger
 
 from voice_agent.engine.errors import EngineError
-from voice_agent.engine.recognizer import Event, Failed, Final, Recognizer, Stream, StreamOptions
+from voice_agent.engine.feeding import End
+from voice_agent.engine.outside import Outside
+from voice_agent.engine.recognizer import Event, Failed, Final, Recognizer, StreamOptions
+from voice_agent.engine.taking import Taken
 from voice_agent.link.packing import (
     EVENTS,
     HELLO,
+    KNOCK,
     ORDERS,
     STATS,
     Op,
@@ -37,10 +45,17 @@ from voice_agent.link.packing import (
     packed,
     refused,
     row_of,
+    tokens_message,
 )
 
 STATS_EVERY_S = 0.5
 _UNREAD_BYTES = 64 << 20  # a front-end that leaves more than that unread is stuck
+_QUIET_S = 6.0
+"""Seconds for which slots of a front-end that was cut off are nobody's.
+
+It may not have noticed yet, and go on writing into their rings; one that is silent for so long has
+been killed.
+"""
 
 
 class EngineHost:
@@ -53,6 +68,7 @@ class EngineHost:
             recognizer: loaded.
         """
         self.recognizer = recognizer
+        self.outside: Outside | None = getattr(recognizer, "outside", None)
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -78,6 +94,7 @@ class EngineHost:
                 "streaming": r.streaming,
                 "device": str(getattr(r, "device", "an unnamed device")),
                 "right_contexts": list(getattr(r, "right_contexts", ())),
+                "outside": None if self.outside is None else _described(self.outside),
             },
         )
 
@@ -96,6 +113,16 @@ class EngineHost:
             connection.hang_up()
         if self._server is not None:
             self._server.close()
+
+
+def _described(outside: Outside) -> dict[str, Any]:
+    return {
+        "rings": outside.rings.described(),
+        "surfaces": outside.tokenizer.surfaces,
+        "tags": outside.tokenizer.tags,
+        "frame_s": outside.frame_s,
+        "language": outside.language,
+    }
 
 
 def numbers_of(recognizer: Recognizer) -> dict[str, float]:
@@ -117,7 +144,7 @@ class _Hosted:
         self._number = number
         self._segment = first_segment
         self._finishing: deque[int] = deque()
-        self.stream: Stream | None = None
+        self.stream: Any = None  # a `Stream`; an `EngineStream`, watched, where it has a ring
         self.failed = False
 
     def on_event(self, event: Event) -> None:
@@ -129,17 +156,23 @@ class _Hosted:
             segment = 0
         self._connection.tell(row_of(self._number, segment, event))
 
-    def finish(self) -> None:
-        """End the segment."""
+    def finish(self, end: End | None) -> None:
+        """End the segment, where its feeder says if it goes into the ring."""
         assert self.stream is not None
         self._finishing.append(self._segment)
         self._segment += 1
-        self.stream.finish()
+        if end is None:
+            self.stream.finish()
+        else:
+            self.stream.end("finish", end)
 
-    def cancel(self) -> None:
-        """Drop the segment."""
+    def cancel(self, end: End | None) -> None:
+        """Drop the segment; the same."""
         assert self.stream is not None
-        self.stream.cancel()
+        if end is None:
+            self.stream.cancel()
+        else:
+            self.stream.end("cancel", end)
         self._segment += 1
 
 
@@ -152,6 +185,8 @@ class _Connection(asyncio.Protocol):
         self._unframer = Unframer()
         self._streams: dict[int, _Hosted] = {}
         self._rows: list[Row] = []
+        self._ready: list[bytes] = []  # messages, before `_rows`
+        self._cut = False
         self._transport: asyncio.Transport | None = None
         # One object, so that the recogniser hands all streams' events over in one call.
         self._deliver = self._loop.call_soon_threadsafe
@@ -159,11 +194,21 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._host._connections.add(self)
+        if self._host.outside is not None:
+            self._taker = self._host.outside.takers.add(self._deliver, self._take)
         self.write(self._host.hello())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._host._connections.discard(self)
+        if self._host.outside is not None:
+            self._host.outside.takers.remove(self._taker)
+        if self._cut:
+            self._loop.call_later(_QUIET_S, self._close_streams)
+        else:
+            self._close_streams()
+
+    def _close_streams(self) -> None:
         for hosted in self._streams.values():
             if hosted.stream is not None:
                 hosted.stream.close()
@@ -173,13 +218,17 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _cut_off(self) -> None:
+        self._cut = True
+        self.hang_up()
+
     def write(self, message: bytes) -> None:
         if self._transport is None:
             return
         self._transport.write(message)
         if self._transport.get_write_buffer_size() > _UNREAD_BYTES:
             logger.error("a front-end reads nothing any more; its connection is cut")
-            self.hang_up()
+            self._cut_off()
 
     # In
 
@@ -189,14 +238,16 @@ class _Connection(asyncio.Protocol):
                 if kind == ORDERS:
                     for order in orders_of(body):
                         self._apply(order)
+                elif kind == KNOCK and self._host.outside is not None:
+                    self._host.outside.wake()
         except Exception:
             logger.exception("a front-end's message could not be read; its connection is cut")
-            self.hang_up()
+            self._cut_off()
 
     def _apply(self, order: Order) -> None:
         op, number, size, what = order
-        if op == Op.OPEN:
-            self._open(number, size, what)
+        if op in (Op.OPEN, Op.OPEN_RING):
+            self._open(number, size, what, ring=op == Op.OPEN_RING)
             return
         if op == Op.CLOSE:
             hosted = self._streams.pop(number, None)
@@ -207,16 +258,19 @@ class _Connection(asyncio.Protocol):
         if hosted is None or hosted.failed or hosted.stream is None:
             return  # its front-end will hear, or has heard, that it is over
         try:
-            if what is not None:
+            if op in (Op.FEED_INT16, Op.FEED_FLOAT32):
                 hosted.stream.feed(what)
-            elif op == Op.FINISH:
-                hosted.finish()
+            elif op in (Op.FINISH, Op.FINISH_AT):
+                hosted.finish(what)
+            elif op in (Op.CANCEL, Op.CANCEL_AT):
+                hosted.cancel(what)
             else:
-                hosted.cancel()
+                assert op == Op.OVERFLOW
+                hosted.stream.overflowed()
         except EngineError as error:
             hosted.on_event(Failed(error))
 
-    def _open(self, number: int, first_segment: int, options: StreamOptions) -> None:
+    def _open(self, number: int, first_segment: int, options: StreamOptions, *, ring: bool) -> None:
         hosted = _Hosted(self, number, first_segment)
         try:
             hosted.stream = self._host.recognizer.open(
@@ -226,16 +280,34 @@ class _Connection(asyncio.Protocol):
             self.tell(refused(number, error))
         else:
             self._streams[number] = hosted
-            self.tell(opened(number))
+            if ring:
+                hosted.stream.give(self._taker, number, first_segment)
+                self.tell(opened(number, hosted.stream.slot, hosted.stream.right))
+            else:
+                self.tell(opened(number))
 
     # Out
 
     def tell(self, row: Row) -> None:
-        """Send a row, together with those that come until the loop runs again."""
-        if not self._rows:
-            self._loop.call_soon(self._flush)
+        """Send a row, together with what comes until the loop runs again."""
+        self._flush_soon()
         self._rows.append(row)
 
+    def _take(self, taken: Taken) -> None:
+        """Send what a step said; the same."""
+        self._flush_soon()
+        if self._rows:  # in order
+            rows, self._rows = self._rows, []
+            self._ready.append(packed(EVENTS, rows))
+        self._ready.append(tokens_message(taken))
+
+    def _flush_soon(self) -> None:
+        if not self._rows and not self._ready:
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
-        rows, self._rows = self._rows, []
-        self.write(packed(EVENTS, rows))
+        messages, self._ready = self._ready, []
+        if self._rows:
+            rows, self._rows = self._rows, []
+            messages.append(packed(EVENTS, rows))
+        self.write(b"".join(messages))

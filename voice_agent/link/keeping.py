@@ -1,7 +1,7 @@
 """The open segments of a stream, kept so that they can be said again to a new engine.
 
     feed, finish, cancel, heard     what happens to the stream
-    again(orders)                   all of it once more: one OPEN, then each segment's audio
+    again(way)                      all of it once more: one OPEN, then each segment's audio
 
 Kept in memory: 32 kB a second of a segment, up to `LIMIT_S` of all open ones; a stream that owes
 more than that cannot be continued. Not thread-safe.
@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from voice_agent.engine.recognizer import SAMPLE_RATE, StreamOptions
-from voice_agent.link.packing import Op, Orders
+from voice_agent.link.ways import Way
 
 LIMIT_S = 120.0
 """Seconds of audio that one stream's open segments may hold."""
@@ -22,7 +24,7 @@ LIMIT_S = 120.0
 @dataclass(slots=True)
 class _Open:
     number: int
-    pieces: list[tuple[bytes, bool]] = field(default_factory=list)
+    pieces: list[np.ndarray] = field(default_factory=list)
     samples: int = 0
     finished: bool = False
 
@@ -31,6 +33,7 @@ class Keeping:
     """See the module docstring.
 
     Attributes:
+        options: that the stream was opened with.
         whole: whether everything that is owed is still kept.
     """
 
@@ -41,17 +44,16 @@ class Keeping:
             options: that the stream was opened with.
         """
         self.whole = True
-        self._options = options
+        self.options = options
         self._open: deque[_Open] = deque()
         self._samples = 0
 
-    def feed(self, segment: int, data: bytes, *, floats: bool) -> None:
+    def feed(self, segment: int, pcm: np.ndarray) -> None:
         """Keep audio of a segment."""
         at = self._segment(segment)
-        samples = len(data) // (4 if floats else 2)
-        at.pieces.append((data, floats))
-        at.samples += samples
-        self._samples += samples
+        at.pieces.append(pcm.copy())
+        at.samples += len(pcm)
+        self._samples += len(pcm)
         if self._samples > LIMIT_S * SAMPLE_RATE:
             self.whole = False
             self._open.clear()
@@ -67,28 +69,27 @@ class Keeping:
                 self._open.remove(held)
                 self._samples -= held.samples
 
-    def again(self, orders: Orders, stream: int, next_segment: int) -> None:
-        """Order all of it once more.
+    def again(self, way: Way, next_segment: int) -> None:
+        """Say all of it once more.
 
         Args:
-            orders: to add to.
-            stream: number of the stream.
+            way: to a stream that is not open yet.
             next_segment: the one that is fed now, where none is open.
         """
         first = self._open[0].number if self._open else next_segment
-        orders.open(stream, self._options, first)
+        way.open(self.options, first)
         number = first
         for held in self._open:
             while number < held.number:  # cancelled meanwhile: its number is not used again
-                orders.add(Op.CANCEL, stream)
+                way.cancel()
                 number += 1
-            for data, floats in held.pieces:
-                orders.feed(stream, data, floats=floats)
+            for pcm in held.pieces:
+                way.feed(pcm)
             if held.finished:
-                orders.add(Op.FINISH, stream)
+                way.finish()
                 number += 1
         while number < next_segment:
-            orders.add(Op.CANCEL, stream)
+            way.cancel()
             number += 1
 
     def _segment(self, number: int) -> _Open:

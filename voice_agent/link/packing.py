@@ -10,8 +10,10 @@ layout is native and unversioned. A message is
              orders   (stream uint32, size uint32, op uint32) each, in the order they were given
              audio    of the feeds, one after the other: int16 or float32, as the op says, each
                       from a multiple of four bytes on: recognisers copy aligned samples as they are
-             choices  MessagePack: the options of each OPEN
+             choices  MessagePack: the options of each OPEN, the `End` of each FINISH_AT, CANCEL_AT
+    KNOCK    front-end -> engine: audio is in the rings, and the engine's thread sleeps; empty
     EVENTS   engine -> front-end, one for all streams of a tick: MessagePack [Row, ...]
+    TOKENS   engine -> front-end, of a step: uint32 streams, uint32 tokens, the arrays of `Taken`
     HELLO, STATS  engine -> front-end, MessagePack
 
 `size` is the number of samples of a feed, and of an OPEN the number of its first segment.
@@ -28,9 +30,11 @@ import msgspec
 import numpy as np
 
 from voice_agent.engine.errors import BadAudio, EngineClosed, EngineError, EngineFull
+from voice_agent.engine.feeding import End
 from voice_agent.engine.recognizer import Event, Failed, Final, Partial, StreamOptions, Word
+from voice_agent.engine.taking import Taken
 
-ORDERS, EVENTS, HELLO, STATS = range(4)
+ORDERS, EVENTS, HELLO, STATS, KNOCK, TOKENS = range(6)
 
 _HEAD = struct.Struct("=IB")
 _COUNTS = struct.Struct("=II")
@@ -51,6 +55,11 @@ class Op(IntEnum):
     FINISH = 3
     CANCEL = 4
     CLOSE = 5
+    # Of a stream whose audio goes into its ring (`voice_agent.link.ways`):
+    OPEN_RING = 6
+    FINISH_AT = 7
+    CANCEL_AT = 8
+    OVERFLOW = 9  # the ring was full; to be counted
 
 
 class Tag(IntEnum):
@@ -64,7 +73,8 @@ class Tag(IntEnum):
 
 
 Order = tuple[int, int, int, Any]
-"""Op, stream, size, and: of a feed int16 or float32 (n,), read-only; of an OPEN its options."""
+"""Op, stream, size, and: of a feed int16 or float32 (n,), read-only; of an OPEN its options; of a
+FINISH_AT or CANCEL_AT its `End`."""
 
 Row = tuple[
     int, int, int, str, tuple[int, ...], tuple[Word, ...], float, float, str | None
@@ -104,9 +114,17 @@ class Orders:
             self._orders.append(_pack_order(stream, len(data) // 2, _FEED_INT16))
         self._audio.append(data if len(data) % 4 == 0 else data + b"\0\0")
 
-    def open(self, stream: int, options: StreamOptions, first_segment: int = 0) -> None:
-        """Add an OPEN."""
-        self._orders.append(_pack_order(stream, first_segment, Op.OPEN))
+    def end(self, op: Op, stream: int, end: End) -> None:
+        """Add a FINISH_AT or CANCEL_AT."""
+        self._orders.append(_pack_order(stream, 0, op))
+        self._choices.append((end.samples, end.ordinal, end.time, end.due))
+
+    def open(
+        self, stream: int, options: StreamOptions, first_segment: int = 0, *, ring: bool = False
+    ) -> None:
+        """Add an OPEN, or with `ring` an OPEN_RING."""
+        op = Op.OPEN_RING if ring else Op.OPEN
+        self._orders.append(_pack_order(stream, first_segment, op))
         self._choices.append(
             (
                 options.language,
@@ -142,7 +160,9 @@ def orders_of(body: memoryview) -> Iterator[Order]:
         elif op == Op.FEED_FLOAT32:
             yield op, stream, size, np.frombuffer(audio, "f4", size, at)
             at += 4 * size
-        elif op == Op.OPEN:
+        elif op in (Op.FINISH_AT, Op.CANCEL_AT):
+            yield op, stream, size, End(*next(choices))
+        elif op in (Op.OPEN, Op.OPEN_RING):
             yield op, stream, size, StreamOptions(*next(choices))
         else:
             yield op, stream, size, None
@@ -159,9 +179,15 @@ def row_of(stream: int, segment: int, event: Event) -> Row:
             return refused(stream, error, Tag.FAILED)
 
 
-def opened(stream: int) -> Row:
-    """The answer to an OPEN: the stream has its slot."""
-    return stream, 0, Tag.OPENED.value, "", (), (), 0.0, 0.0, None
+def opened(stream: int, slot: int = -1, right: int = 0) -> Row:
+    """The answer to an OPEN: the stream has its slot.
+
+    Args:
+        stream: its number.
+        slot: which one, and
+        right: its right context, to be fed by its ring.
+    """
+    return stream, 0, Tag.OPENED.value, "", (), (), float(slot), float(right), None
 
 
 def refused(stream: int, error: Exception, tag: Tag = Tag.REFUSED) -> Row:
@@ -187,7 +213,7 @@ def event_of(row: Row) -> Event:
 
 def error_of(row: Row) -> Exception:
     """The error that `refused` made a row of."""
-    _, _, _, text, _, _, slots, retry_s, kind = row
+    text, slots, retry_s, kind = row[3], row[6], row[7], row[8]
     if kind == "EngineFull":
         return EngineFull(int(slots), retry_s)
     kinds: dict[str | None, type[Exception]] = {
@@ -201,6 +227,31 @@ def error_of(row: Row) -> Exception:
 def rows_of(body: memoryview) -> list[Row]:
     """Read an EVENTS message's body."""
     return _rows(body)
+
+
+_BY_STREAM = (
+    ("numbers", "i8"), ("segments", "i8"), ("counts", "i8"), ("audio_s", "f8"), ("ends_s", "f8"),
+)  # fmt: skip
+_BY_TOKEN = ("tokens", "i4"), ("frames", "i4"), ("probs", "f4")
+_TAKEN = tuple(name for name, _ in (*_BY_STREAM, *_BY_TOKEN))
+
+
+def tokens_message(taken: Taken) -> bytes:
+    """What a step said, as a TOKENS message."""
+    head = _COUNTS.pack(len(taken.numbers), len(taken.tokens))
+    return framed(TOKENS, head, *(getattr(taken, name).tobytes() for name in _TAKEN))
+
+
+def taken_of(body: memoryview) -> Taken:
+    """Read a TOKENS message's body."""
+    streams, tokens = _COUNTS.unpack_from(body)
+    at = _COUNTS.size
+    arrays: dict[str, np.ndarray] = {}
+    for columns, count in ((_BY_STREAM, streams), (_BY_TOKEN, tokens)):
+        for name, kind in columns:
+            arrays[name] = np.frombuffer(body, kind, count, at)
+            at += arrays[name].nbytes
+    return Taken(**arrays)
 
 
 def framed(kind: int, *parts: bytes) -> bytes:

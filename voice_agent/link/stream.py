@@ -20,28 +20,18 @@ from voice_agent.engine.recognizer import (
     deliver_here,
 )
 from voice_agent.link.keeping import Keeping
-from voice_agent.link.packing import Op, Orders
+from voice_agent.link.ways import Way
+from voice_agent.link.writing import Manuscript
 
 
 class Owner(Protocol):
     """What a stream needs of its client.
 
     Attributes:
-        lock: guards `orders` and the streams' state.
-        orders: that wait to be sent.
+        lock: guards the streams' state, and the ways to them.
     """
 
     lock: threading.RLock
-    orders: Orders
-
-    @property
-    def up(self) -> bool:
-        """Whether the engine is there."""
-        ...
-
-    def flush_soon(self) -> None:
-        """See that orders are sent. Under the lock."""
-        ...
 
     def open_stream(
         self, on_event: OnEvent, deliver: Deliver, options: StreamOptions | None, *, lasting: bool
@@ -61,6 +51,8 @@ class LinkedStream:
         number: by which the engine knows it.
         segment: that is fed now.
         keeping: its open segments, where it outlives the engine.
+        way: to the engine; None while there is none.
+        manuscript: of its segments, where this process writes them.
         gone: why it cannot go on, once it cannot.
     """
 
@@ -76,6 +68,8 @@ class LinkedStream:
         self.number = number
         self.segment = 0
         self.keeping = keeping
+        self.way: Way | None = None
+        self.manuscript: Manuscript | None = None
         self.gone: EngineClosed | None = None
         self.deliver = deliver
         self._owner = owner
@@ -90,17 +84,16 @@ class LinkedStream:
 
     def feed(self, pcm: np.ndarray) -> None:
         """Append audio; see `Stream.feed`."""
-        floats = pcm.dtype != np.int16 or pcm.ndim != 1
-        data = (as_float32(pcm) if floats else pcm).tobytes()
-        if not data:
+        if pcm.dtype != np.int16 or pcm.ndim != 1:
+            pcm = as_float32(pcm)
+        if not len(pcm):
             return
         with self._owner.lock:
             self._check("feed")
             if self.keeping is not None:
-                self.keeping.feed(self.segment, data, floats=floats)
-            if self._owner.up:
-                self._owner.orders.feed(self.number, data, floats=floats)
-                self._owner.flush_soon()
+                self.keeping.feed(self.segment, pcm)
+            if self.way is not None:
+                self.way.feed(pcm)
 
     def finish(self) -> None:
         """End the segment; see `Stream.finish`."""
@@ -108,7 +101,8 @@ class LinkedStream:
             self._check("finish")
             if self.keeping is not None:
                 self.keeping.finish(self.segment)
-            self._order(Op.FINISH)
+            if self.way is not None:
+                self.way.finish()
             self.segment += 1
 
     def cancel(self) -> None:
@@ -118,7 +112,8 @@ class LinkedStream:
             self._cancelled.add(self.segment)
             if self.keeping is not None:
                 self.keeping.drop(self.segment)
-            self._order(Op.CANCEL)
+            if self.way is not None:
+                self.way.cancel()
             self.segment += 1
 
     def close(self) -> None:
@@ -127,11 +122,6 @@ class LinkedStream:
             if not self._closed:
                 self._closed = True
                 self._owner.forget(self)
-
-    def _order(self, op: Op) -> None:
-        if self._owner.up:
-            self._owner.orders.add(op, self.number)
-            self._owner.flush_soon()
 
     def _check(self, what: str) -> None:
         if self._closed:
