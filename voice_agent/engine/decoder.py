@@ -4,8 +4,9 @@ Every lane stands at a frame of its own. A round asks the joint for each lane th
 blank moves the lane to its next frame; a token is emitted and moves its prediction network on,
 and after `max_symbols` tokens the lane goes to the next frame without asking (nemo
 GreedyBatchedRNNTInfer emits the same tokens). The prediction network's output is kept in the slot,
-projected already, so that a blank frame costs one joint. `kernels.decode` does the same on a GPU
-without the host.
+projected already, so that a blank frame costs one joint; and as it stays what it is until a lane
+speaks, all frames of a chunk are asked at once for the first that does. `kernels.decode` does the
+same on a GPU without the host.
 """
 
 from __future__ import annotations
@@ -102,6 +103,10 @@ class Decoder:
         """Encoder frames (n, frames, d_model) into the joint's space, float32."""
         return F.linear(encoded.float(), *self.enc)
 
+    def _joint(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits from the sum of both sides, shape (..., joint_hidden)."""
+        return F.linear(self.activation(x), *self.out)
+
     def begin(self, pool: SlotPool, slots: torch.Tensor, first: torch.Tensor) -> None:
         """Start the state of the lanes whose segment begins.
 
@@ -134,12 +139,17 @@ class Decoder:
         """
         c = self.config
         n, frames, _ = projected.shape
+        spoken = self._joint(projected + pool.pred[slots][:, None]).argmax(-1) != c.blank
+        lanes_speak = spoken.any(1)
+        if not lanes_speak.any():
+            return Emissions.of([], [], [], [])
         h, cell, pred = (tensor[slots] for tensor in pool.decoder)
-        busy = torch.arange(n, device=projected.device)
-        frame, symbols = torch.zeros_like(busy), torch.zeros_like(busy)
+        busy = lanes_speak.nonzero()[:, 0]
+        frame = spoken.byte().argmax(1)  # of a lane's first token
+        symbols = torch.zeros_like(frame)
         said: list[tuple[torch.Tensor, ...]] = []
         while len(busy):
-            logits = F.linear(self.activation(projected[busy, frame[busy]] + pred[busy]), *self.out)
+            logits = self._joint(projected[busy, frame[busy]] + pred[busy])
             best = logits.argmax(-1)
             spoke = best != c.blank
             if spoke.any():
@@ -156,7 +166,7 @@ class Decoder:
             frame[moved] += 1
             symbols[moved] = 0
             busy = busy[frame[busy] < frames]
-        if not said:
+        if not said:  # what was all but a tie may round to blank when it is asked alone
             return Emissions.of([], [], [], [])
         for tensor, state in zip(pool.decoder, (h, cell, pred), strict=True):
             tensor[slots] = state

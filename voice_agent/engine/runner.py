@@ -1,7 +1,8 @@
 """Features, encoder and decoder as one step over the slot pool.
 
-On a GPU with Triton a step is one CUDA graph of our kernels (`fused`, `graphs`). Elsewhere the
-plain modules compute the same function, operation by operation; `EngineRunner.mode` says which.
+On a GPU with Triton a step is one CUDA graph of our kernels (`fused`, `graphs`). Elsewhere the same
+function is computed operation by operation, on a CPU in float32 with as few of them as it takes
+(`lean`); `EngineRunner.mode` says which. The plain modules are what both are tested against.
 
 Engine thread only.
 """
@@ -24,6 +25,7 @@ from voice_agent.engine.encoder import Encoder
 from voice_agent.engine.errors import CorruptCheckpoint, EngineError
 from voice_agent.engine.features import LogMel
 from voice_agent.engine.kernels import reason_missing
+from voice_agent.engine.lean import LeanEncoder
 from voice_agent.engine.prompt import Prompt
 from voice_agent.engine.slots import SlotPool
 from voice_agent.engine.ticket import Ticket
@@ -77,7 +79,8 @@ class EngineRunner:
             weights: "int8" keeps the encoder layers' matrices in 8 bits.
             kv: "int8" keeps K and V in 8 bits; needs the kernels.
             graphs: False to launch the kernels one by one.
-            kernels: whether to compute with our kernels; None where they can run fast.
+            kernels: whether to compute with our kernels; None where they can run fast. False: with
+                the plain modules, on a CPU too.
 
         Raises:
             CorruptCheckpoint: a weight is missing or has the wrong shape.
@@ -90,12 +93,14 @@ class EngineRunner:
         self.max_batch = min(slots, max_batch or MAX_BATCH)
         on_gpu = self.device.type == "cuda"
         missing = reason_missing() if on_gpu else "the device is a CPU"
+        lean = kernels is None and not on_gpu and dtype == torch.float32
         if kernels is None:
             kernels = missing is None
         if kv and not kernels:
             raise EngineError(f"8-bit K and V need the engine's GPU kernels: {missing}")
         try:
             self._load(checkpoint, slots, weights, kv, kernels)
+            self.lean = LeanEncoder(self.encoder, self.pool) if lean else None
             self._prompts = np.zeros(slots, np.int32)
             self._boosts: dict[int, BoostState] = {}
             self.graphs: StepGraphs | None = None
@@ -306,7 +311,8 @@ class EngineRunner:
         if self.prompt:
             prompts = torch.from_numpy(self._prompts[slots]).to(self.device)
             encoded = self.prompt(encoded.float(), prompts)
-        self.decoder.begin(self.pool, lanes, at == 0)
+        if (pos == 0).any():
+            self.decoder.begin(self.pool, lanes, at == 0)
         boosts = [self._boosts.get(slot) for slot in slots.tolist()] if self._boosts else []
         return self.decoder(self.decoder.project(encoded), self.pool, lanes, boosts)
 
@@ -315,8 +321,10 @@ class EngineRunner:
     ) -> torch.Tensor:
         """Mel frames (n, 8·(right + 1), n_mels) to encoder frames (n, right + 1, d_model).
 
-        The plain modules', whatever `mode` is.
+        Operation by operation, whatever `mode` is.
         """
+        if self.lean is not None:
+            return self.lean(mel, slots, pos, right)
         return self.encoder(mel.to(self.dtype), self.pool, slots, pos, right)
 
 

@@ -64,8 +64,9 @@ class SlotPool:
             return torch.zeros(shape, device=device, dtype=dtype)
 
         kept = torch.int8 if quantized else dtype
-        self.k = zeros(e.n_layers, slots, e.n_heads, self.ring, head, dtype=kept)
-        self.v = zeros(e.n_layers, slots, e.n_heads, self.ring, head, dtype=kept)
+        # One tensor, so that both can be written in one operation.
+        self.kv = zeros(2, e.n_layers, slots, e.n_heads, self.ring, head, dtype=kept)
+        self.k, self.v = self.kv.unbind(0)
         scaled = (e.n_layers, slots if quantized else 0, e.n_heads, self.ring)
         self.k_scale = zeros(*scaled, dtype=torch.float32)
         self.v_scale = zeros(*scaled, dtype=torch.float32)
@@ -85,4 +86,6 @@ class SlotPool:
 
     def nbytes(self) -> int:
         """Bytes of device memory held."""
-        return sum(t.nbytes for t in vars(self).values() if isinstance(t, torch.Tensor))
+        views = (self.k, self.v)
+        return sum(t.nbytes for t in vars(self).values()
+                   if isinstance(t, torch.Tensor) and not any(t is v for v in views))
