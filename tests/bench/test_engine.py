@@ -13,7 +13,7 @@ import torch
 from tests.support.checkpoints import quiet_nemo
 from voice_agent.bench.engine_audio import noise, samples_for, windows
 from voice_agent.bench.engine_floor import Ceilings
-from voice_agent.bench.engine_random import calibrated
+from voice_agent.bench.engine_random import FRAMES, LANES, calibrated
 from voice_agent.bench.engine_rows import Report
 from voice_agent.bench.engine_run import Plan, Reference, Run
 from voice_agent.bench.engine_systems import Ours, compare
@@ -60,9 +60,20 @@ def test_the_plain_decoder_of_the_calibration_counts_what_the_engine_says(made):
     """On the calibration's own noise, token for token: its greedy loop is another one."""
     checkpoint, rate = made
     chunks = Chunks.of(checkpoint.config, 0)
-    audio = noise(32, samples_for(chunks, 32), np.random.default_rng(0))
-    said = ours(checkpoint, slots=32).stream(iter(windows(audio, chunks, 32)), 0)
-    assert sum(said.counts) == sum(map(len, said.tokens)) == round(rate * 32 * 32)
+    audio = noise(LANES, samples_for(chunks, FRAMES), np.random.default_rng(0))
+    said = ours(checkpoint, slots=LANES).stream(iter(windows(audio, chunks, FRAMES)), 0)
+    assert sum(said.counts) == sum(map(len, said.tokens)) == round(rate * LANES * FRAMES)
+
+
+def test_the_rate_stays_what_it_is_however_old_a_segment_gets(made):
+    """On other noise than the calibration's, over three times the past that attention sees."""
+    checkpoint, steps = made[0], 240
+    chunks = Chunks.of(checkpoint.config, 0)
+    audio = noise(12, samples_for(chunks, steps), np.random.default_rng(5))
+    said = ours(checkpoint).stream(iter(windows(audio, chunks, steps)), 0)
+    quarters = np.array(said.counts).reshape(4, -1).mean(1) / 12
+    assert (quarters > 0.2).all() and (quarters < 0.5).all()
+    assert min(map(len, said.tokens)) > 10, "a lane that is silent"
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -150,6 +161,23 @@ def test_without_time_nothing_is_measured_and_that_is_said(made, reference):
     run.time_system(ours(made[0]), made[0], reference, [1, 8], time.monotonic())
     assert report.steps == [] and len(told) == 2
     assert "the time (--budget-s) was used up" in report.problems["voice-agent at batch 8"]
+
+
+def test_a_comparison_that_takes_the_rest_of_the_time_leaves_nothing_to_be_timed(made, reference):
+    class Slow(Ours):
+        def stream(self, windows, right):
+            windows = list(windows)
+            assert windows, "transformers refuses to generate from nothing"
+            time.sleep(0.1)
+            return super().stream(windows, right)
+
+    report = Report({}, {})
+    plan = Plan("toy", 0, "float32", CPU, (8,), 20)
+    run = Run(plan, report, Ceilings(1e9, 1e9, 0, 0), "this machine", "abc", lambda _: None)
+    slow = Slow(made[0], slots=8, device="cpu", dtype=torch.float32)
+    run.time_system(slow, made[0], reference, [8], time.monotonic() + 0.05)
+    assert report.steps == []
+    assert "comparing it took the rest" in report.problems["voice-agent at batch 8"]
 
 
 def test_what_fails_its_comparison_has_no_row_and_a_problem(made, reference):

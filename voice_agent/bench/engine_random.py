@@ -6,18 +6,25 @@ in a frame of 80 ms, seldom more than one, and a small difference in the sound m
 the words. So, by measuring on noise:
 
 1. the first convolution, the subsampling's output and both inputs of the joint are centred and
-   scaled, and the joint's outputs centred: every frame and every token is then like no other;
-2. two units of the joint are given a meaning. One side of what is heard, s, calls for even tokens
-   and the other for odd ones, and the token that was said last, c = +-1, answers: the units are
+   scaled, and the joint's outputs centred: every frame and every token is then like no other.
+   Attention gets a small part in the sum: its mean over a long past is nearly one vector for each
+   stream, in which, layer upon layer, what is heard now would drown;
+2. one unit of the prediction network is made to remember whether the last token was even (c = 1) or
+   odd (c = -1, as before the first), and two units of the joint are given a meaning. One side of what
+   is heard, s, calls for even tokens and the other for odd ones, and c answers: the units are
    relu(s - 2 c) and relu(2 c - s), the first speaks for even tokens, the second for odd ones.
    What was called for is then said once;
 3. blank's bias is searched for the rate that was asked for.
+
+The noise is longer than the past that attention sees: frames of a young segment are unlike those of
+an old one, and a rate found on the former alone is not the latter's.
 
 It stays the same model in every other respect.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,10 +40,14 @@ from voice_agent.engine.runner import EngineRunner
 from voice_agent.engine.text import Tokenizer
 
 TOKENS_A_FRAME = 0.3
-_LANES = 32
-_FRAMES = 32
+LANES = 8
+FRAMES = 160
+"""Of noise that is measured on: twice the past of the checkpoints that are served, and more."""
+_MEL_CHUNK_FRAMES = 32  # of them the subsampling is centred on: it has no memory
 _HALVINGS = 10
+_ATTENTION = 0.3
 _ANSWER = 2.0
+_SURE = 20.0  # saturates a gate
 _LOUD = 3.0
 
 
@@ -64,21 +75,26 @@ def calibrated(
     """
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
     weights["decoder.prediction.embed.weight"][-1] = 0.0  # every reference starts from zeros
+    for name, tensor in weights.items():
+        if name.endswith("self_attn.linear_out.weight"):
+            tensor *= _ATTENTION
     made = replace(checkpoint, weights=weights, tokenizer=_tokenizer(checkpoint))
     chunks = Chunks.of(checkpoint.config, right)
-    steps = max(2, -(-_FRAMES // chunks.frames))
+    steps = max(2, -(-FRAMES // chunks.frames))
     rng = np.random.default_rng(seed)
-    pcm = windows(noise(_LANES, samples_for(chunks, steps), rng), chunks, steps)
-    runner = plain_runner(made, _LANES, device)
+    pcm = windows(noise(LANES, samples_for(chunks, steps), rng), chunks, steps)
+    runner = plain_runner(made, LANES, device)
     mel = [runner.features(torch.from_numpy(window).to(runner.device)) for window in pcm]
-    _centre_subsampling(weights, torch.cat(mel, 1)[:, 7:].cpu())
+    few = mel[: max(2, _MEL_CHUNK_FRAMES // chunks.frames)]
+    _centre_subsampling(weights, torch.cat(few, 1)[:, 7:].cpu())
     del runner  # it holds the weights as they were
-    frames = _encode(plain_runner(made, _LANES, device), mel, chunks)
+    frames = _encode(plain_runner(made, LANES, device), mel, chunks)
+    _remember_parity(weights)
     decoder = _Decoder(weights, made, torch.device(device))
     _standardise(weights, "joint.enc", frames.flatten(0, 1).cpu())
     _standardise(weights, "joint.pred", decoder.spoken(rng)[1].cpu())
     heard = F.linear(frames.cpu(), *_pair(weights, "joint.enc"))
-    _answer(weights, _liveliest(heard), *(x.cpu() for x in decoder.spoken(rng)))
+    _answer(weights, _liveliest(heard))
     decoder = _Decoder(weights, made, torch.device(device))
     weights["joint.joint_net.2.bias"].sub_(decoder.habit(frames, rng).cpu())
     _call(weights["joint.joint_net.2.weight"])
@@ -98,9 +114,9 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 def _encode(runner: EngineRunner, mel: list[torch.Tensor], chunks: Chunks) -> torch.Tensor:
     """Encoder frames (with the prompt, where there is one), shape (lanes, frames, d_model)."""
-    slots = torch.arange(_LANES, device=runner.device)
+    slots = torch.arange(LANES, device=runner.device)
     out = []
-    for slot in range(_LANES):
+    for slot in range(LANES):
         runner.reset(slot)
     for step, chunk in enumerate(mel):
         pos = torch.full_like(slots, step * chunks.frames)
@@ -154,32 +170,39 @@ def _liveliest(heard: torch.Tensor) -> int:
     return int((heard[:, 1:] - heard[:, :-1]).std((0, 1)).argmax())
 
 
-def _answer(
-    weights: dict[str, torch.Tensor], unit: int, tokens: torch.Tensor, state: torch.Tensor
-) -> None:
-    """Make units 0 and 1 of the joint s - 2 c and 2 c - s; c is read off the state linearly.
+def _remember_parity(weights: dict[str, torch.Tensor]) -> None:
+    """Make unit 0 of every LSTM layer +-tanh(1): whether the last token was even or odd.
+
+    Its input gate and output gate stay open, its forget gate shut, and its cell is the sign of
+    input 0: of the embedding, which is 0 before the first token, and of the layer below.
+    """
+    embed = weights["decoder.prediction.embed.weight"]
+    embed[:-1:2, 0], embed[1:-1:2, 0] = 1.0, -1.0
+    layer = 0
+    while (name := f"decoder.prediction.dec_rnn.lstm.{{}}_l{layer}").format("bias_ih") in weights:
+        hidden = len(weights[name.format("bias_ih")]) // 4
+        rows = hidden * torch.arange(4)  # of unit 0: input, forget, cell, output
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            weights[name.format(part)][rows] = 0.0
+        weights[name.format("weight_ih")][rows[2], 0] = _SURE
+        weights[name.format("bias_ih")][rows] = torch.tensor([_SURE, -_SURE, -_SURE / 4, _SURE])
+        layer += 1
+
+
+def _answer(weights: dict[str, torch.Tensor], unit: int) -> None:
+    """Make units 0 and 1 of the joint s - 2 c and 2 c - s.
 
     Args:
-        weights: changed.
+        weights: changed; the prediction network's unit 0 remembers.
         unit: of the joint, whose frame side becomes s.
-        tokens: said last, shape (n,).
-        state: the prediction network behind them, shape (n, pred_hidden).
     """
-    odd = 1.0 - 2.0 * (tokens % 2)  # +1 for even tokens
-    design = torch.cat([state, torch.ones(len(state), 1)], 1)
-    ridge = 1e-3 * len(state) * torch.eye(design.shape[1])
-    solved = torch.linalg.solve(design.T @ design + ridge, design.T @ odd)
-    heard = design @ solved
-    half = (heard[odd > 0].mean() - heard[odd < 0].mean()) / 2
-    solved[-1] -= (heard[odd > 0].mean() + heard[odd < 0].mean()) / 2
-    solved *= _ANSWER / half
     for part in ("weight", "bias"):
         s = weights[f"joint.enc.{part}"][unit].clone()
         weights[f"joint.enc.{part}"][unit] = weights[f"joint.enc.{part}"][0]
         weights[f"joint.enc.{part}"][0], weights[f"joint.enc.{part}"][1] = s, -s
-    for row, sign in ((0, -1), (1, 1)):
-        weights["joint.pred.weight"][row] = sign * solved[:-1]
-        weights["joint.pred.bias"][row] = sign * solved[-1]
+        weights[f"joint.pred.{part}"][:2] = 0.0
+    for row, sign in ((0, -1.0), (1, 1.0)):
+        weights["joint.pred.weight"][row, 0] = sign * _ANSWER / math.tanh(1.0)
     weights["joint.joint_net.2.weight"][:, :2] = 0.0
     weights["joint.joint_net.2.weight"][-1] *= 0.2  # blank is decided by the bias and the units
 
@@ -222,7 +245,7 @@ class _Decoder:
 
     def spoken(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Random tokens, shape (n,), and the prediction network behind each, (n, pred_hidden)."""
-        tokens = torch.from_numpy(rng.integers(0, self.config.vocab_size, (80, _LANES)))
+        tokens = torch.from_numpy(rng.integers(0, self.config.vocab_size, (80, LANES)))
         tokens = tokens.to(self.embed.device)
         return tokens.flatten(), self.lstm(self.embed[tokens])[0].flatten(0, 1)
 
