@@ -2,7 +2,8 @@
 
 engine            the command (here)
 engine_run        comparison and timing of steps
-engine_systems    our engine as a system; engine_nemo, engine_transformers the others
+engine_systems    our engine as a system; engine_nemo, engine_transformers, engine_sherpa the
+                  others, which engine_peers builds and measures
 engine_floor      least bytes and operations of a step; what the machine can do at most
 engine_load       streams at real-time pace, and the largest number that holds
 engine_random     random weights that emit tokens at a realistic rate; engine_audio, shapes
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from voice_agent.bench.engine_run import Plan, Reference, Run
     from voice_agent.engine.checkpoint import Checkpoint
 
-_OURS_SHARE = 0.6  # of the time for steps; the rest is for the others
+_OURS_SHARE = 0.5  # of the time for steps; the rest is for the others
 
 
 def engine(
@@ -102,7 +103,7 @@ def engine(
         share = 0.5 if paced or capacity else 1.0
         if plan.batches:
             until = began + share * (deadline - began)
-            _steps(run, found, peers, began, until)
+            _steps(run, found, peers, until)
         if paced or capacity:
             _load(
                 run, found, list(paced or ()), seconds, phases, capacity, most, capacity_seconds,
@@ -157,23 +158,26 @@ def _calibrated(
     return made
 
 
-def _steps(run: Run, found: Checkpoint, peers: tuple[str, ...], began: float, until: float) -> None:
-    """Ours first, in one runner for all batches; then the others."""
+def _steps(run: Run, found: Checkpoint, peers: tuple[str, ...], until: float) -> None:
+    """Ours first, in one runner for all batches; then the others, each with an equal part."""
+    from voice_agent.bench.engine_peers import Peer
     from voice_agent.bench.engine_run import Reference
 
     plan = run.plan
     small = [b for b in plan.batches if b <= plan.peers_up_to]
     reference = Reference.of(found, plan.right)
     run.say(f"the fp32 reference on the CPU says {reference.total} tokens")
-    share = _OURS_SHARE if peers and small else 1.0
+    # What the others take to import is nobody's time for steps.
+    others = [p for name in peers if small and (p := Peer.prepared(run, name, found, reference))]
+    began = time.monotonic()
+    share = _OURS_SHARE if others else 1.0
     _ours(run, found, reference, began + share * (until - began))
-    for number, name in enumerate(peers):
+    for number, peer in enumerate(others):
         now = time.monotonic()
-        last = now + (until - now) / (len(peers) - number)
-        if small and now < until:
-            _peer(run, name, found, reference, small, last)
-        elif small:
-            run.leave_out(name, "not measured: the time (--budget-s) was used up")
+        if now < until:
+            peer.measure(run, small, now + (until - now) / (len(others) - number))
+        else:
+            run.leave_out(peer.name, "not measured: the time (--budget-s) was used up")
 
 
 def _ours(run: Run, found: Checkpoint, reference: Reference, deadline: float) -> None:
@@ -200,55 +204,6 @@ def _ours(run: Run, found: Checkpoint, reference: Reference, deadline: float) ->
     run.time_system(ours, found, reference, batches, deadline)
     del ours
     release(plan.device)
-
-
-def _peer(
-    run: Run,
-    name: str,
-    found: Checkpoint,
-    reference: Reference,
-    batches: list[int],
-    deadline: float,
-) -> None:
-    """One other system; whatever ails it is told and costs no row of ours."""
-    from voice_agent.bench.engine_run import Reference
-    from voice_agent.bench.engine_systems import release
-
-    plan = run.plan
-    run.say(f"importing {name}")
-    try:
-        if name == "nemo":
-            from voice_agent.bench.engine_nemo import Nemo
-
-            system: Any = Nemo(found, plan.device, plan.torch_dtype())
-        else:
-            from voice_agent.bench.engine_transformers import Transformers, exact
-
-            found = exact(found)
-            reference = Reference.of(found, plan.right)
-            system = Transformers(found, plan.device, plan.torch_dtype())
-        if not plan.exact:
-            _check_in_float32(run, name, type(system), found, reference)
-        run.time_system(system, found, reference, batches, deadline)
-    except Exception as error:
-        run.leave_out(name, f"not measured: {type(error).__name__}: {error}")
-    release(plan.device)
-
-
-def _check_in_float32(
-    run: Run, name: str, kind: Callable[..., Any], found: Checkpoint, reference: Reference
-) -> None:
-    """The same function as ours? In float32 every token must be equal, alone."""
-    import torch
-
-    from voice_agent.engine.errors import EngineError
-
-    system = kind(found, run.plan.device, torch.float32)
-    compared, wrong = reference.compare(system, 1, run.plan.right)
-    run.report.startup[f"{name}_float32"] = {"tokens_compared": compared, "wrong_tokens": wrong}
-    run.say(f"{name} in float32: {wrong} of {compared} tokens differ from ours")
-    if wrong:
-        raise EngineError(f"failed parity in float32 ({wrong} of {compared} tokens), no row")
 
 
 def _load(

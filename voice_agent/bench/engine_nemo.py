@@ -27,13 +27,23 @@ class Nemo:
 
     name = "nemo"
     includes = "encoder, decoder"
+    check_lanes = 8
+    """Lanes a step where it is compared in float32: its own batching changes no token."""
+
+    @staticmethod
+    def need() -> None:
+        """Import what it takes, some 20 s.
+
+        Raises:
+            ImportError: NeMo or something that it needs is not installed.
+        """
+        import nemo.collections.asr.models  # noqa: F401
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        """Build it; importing NeMo takes some 20 s.
+        """Build it.
 
         Raises:
             EngineError: a checkpoint with a prompt, which needs NeMo's class with a tokenizer.
-            ImportError: NeMo or something that it needs is not installed.
         """
         if checkpoint.config.prompt:
             raise EngineError("NeMo's class with prompts is not set up from random weights here")
@@ -48,13 +58,16 @@ class Nemo:
         if wrong:
             raise EngineError(f"NeMo's model has other weights, {wrong[0]} for one")
         self.model = model.eval().to(device)
-        self.model.encoder.to(dtype)
-        # Decoding follows the encoder's precision, as it does where the whole model is cast.
-        self.model.decoder.to(dtype)
-        self.model.joint.to(dtype)
         self.config = checkpoint.config
-        self.device, self.dtype = device, dtype
+        self.device = device
         self.features = LogMel(checkpoint.config.preprocessor, device)
+        self.cast(dtype)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Compute in `dtype` from now on, decoding too, as where the whole model is cast."""
+        self.dtype = dtype
+        for part in (self.model.encoder, self.model.decoder, self.model.joint):
+            part.to(dtype)
 
     @torch.inference_mode()
     def stream(self, windows: Iterable[np.ndarray], right: int) -> Streamed:

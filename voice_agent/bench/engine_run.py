@@ -194,6 +194,9 @@ class Run:
                         f"the fp32 reference's, and {allowed} may be other",
                     )
                     continue
+                if time.monotonic() > deadline:
+                    self.leave_out(what, "not timed: comparing it took the rest of its time")
+                    continue
                 share = (deadline - time.monotonic()) / (len(batches) - number)
                 until = min(deadline, time.monotonic() + max(_ROW_S, share))
                 row = self._time(system, checkpoint, batch, compared, until)
@@ -268,8 +271,9 @@ def _pool(batch: int, samples: int) -> list[np.ndarray]:
 
 
 def _fresh(pool: Sequence[np.ndarray], steps: int, until: float) -> Iterator[np.ndarray]:
+    """At least one: transformers refuses to generate from nothing."""
     for step in range(steps):
-        if time.monotonic() > until:
+        if step and time.monotonic() > until:
             return
         yield pool[step % len(pool)]
 

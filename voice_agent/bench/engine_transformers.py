@@ -28,13 +28,23 @@ class Transformers:
 
     name = "transformers"
     includes = "encoder, decoder"
+    check_lanes = 1
+    """Lanes a step where it is compared in float32: of several it ends some early."""
+
+    @staticmethod
+    def need() -> None:
+        """Import it.
+
+        Raises:
+            ImportError: transformers is not installed.
+        """
+        import transformers  # noqa: F401
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         """Build the model and give it the same weights.
 
         Raises:
             EngineError: a shape that transformers' classes do not have, or a version without them.
-            ImportError: transformers is not installed.
         """
         import transformers
 
@@ -59,6 +69,10 @@ class Transformers:
         self.config = checkpoint.config
         self.device = device
         self.features = LogMel(checkpoint.config.preprocessor, device)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Compute in `dtype` from now on."""
+        self.model.to(dtype)
 
     @torch.inference_mode()
     def stream(self, windows: Iterable[np.ndarray], right: int) -> Streamed:
