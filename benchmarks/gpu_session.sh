@@ -19,7 +19,7 @@ if [ "${DRY:-}" ]; then
     device=cpu shape=toy batches=1,8,16 paced=4 most=16 seconds=3 search=2 dtype=float32
 else
     device=cuda shape=nemotron-0.6b batches=1,64,512,1024,4096,8192 paced=8192 most=16384
-    seconds=60 search=10 dtype=bfloat16
+    seconds=60 search=10 dtype=float16
 fi
 left() { echo $((total - SECONDS)); }
 bench() { # NAME SECONDS ARGUMENT...: never longer than what is left

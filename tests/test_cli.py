@@ -132,10 +132,13 @@ def test_a_transcript_goes_to_stdout_and_nothing_else_does(noise, scripted, caps
 
 def test_flags_reach_the_recogniser(noise, scripted):
     flags = ("--model", "my.nemo", "--device", "cpu", "--right-context", "6")
-    assert run("transcribe", noise, *flags) == 0
+    precision = ("--dtype", "bfloat16", "--weights", "int8", "--kv", "int8")
+    assert run("transcribe", noise, *flags, *precision) == 0
     assert scripted.loaded_with["model"] == "my.nemo"
     assert scripted.loaded_with["device"] == "cpu"
     assert scripted.loaded_with["right_context"] == 6
+    chosen = {name: scripted.loaded_with[name] for name in ("dtype", "weights", "kv")}
+    assert chosen == {"dtype": "bfloat16", "weights": "int8", "kv": "int8"}
 
 
 def test_without_one_segment_the_vad_finds_no_speech_in_noise(noise, scripted, capsys):

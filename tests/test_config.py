@@ -27,6 +27,13 @@ def file(tmp_path):
     return write
 
 
+def test_precision_is_this_projects_engines_and_others_have_none():
+    stt = load_settings(overrides={"stt": {"weights": "int8", "dtype": "bfloat16"}}).stt
+    assert stt.precision == {"dtype": "bfloat16", "weights": "int8"}
+    with pytest.raises(ConfigError, match="kv is this project's engine's, and deepgram has none"):
+        load_settings(overrides={"stt": {"name": "deepgram", "kv": "int8"}})
+
+
 def test_without_any_source_the_defaults_hold():
     assert load_settings() == Settings()
 

@@ -104,6 +104,10 @@ class SttSettings(_Group):
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech); None
             for the recogniser's default.
         slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
+        dtype: what this project's engine computes the encoder in; None for float16 on a GPU and
+            float32 on a CPU.
+        weights: "int8" keeps its matrices in 8 bits: half the memory and less, for some accuracy.
+        kv: "int8" keeps the attention's keys and values in 8 bits; on a GPU.
         url: address of the system's server, for those that have one.
         api_key: key of a hosted system.
     """
@@ -113,8 +117,24 @@ class SttSettings(_Group):
     device: _Device = "auto"
     right_context: int | None = Field(default=None, ge=0)
     slots: int | None = Field(default=None, ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    weights: Literal["int8"] | None = None
+    kv: Literal["int8"] | None = None
     url: str | None = Field(default=None, min_length=1)
     api_key: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _precision_is_the_engines(self) -> SttSettings:
+        if self.name != DEFAULT_SYSTEM and self.precision:
+            given = min(self.precision)
+            raise ValueError(f"{given} is this project's engine's, and {self.name} has none")
+        return self
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """`dtype`, `weights` and `kv`, those that were named."""
+        chosen = {"dtype": self.dtype, "weights": self.weights, "kv": self.kv}
+        return {name: value for name, value in chosen.items() if value is not None}
 
     @property
     def named_model(self) -> str | None:

@@ -52,7 +52,11 @@ def _load_stt(settings: Settings) -> Recognizer:
         from voice_agent import engine
 
         return engine.load_recognizer(
-            stt.model, device=stt.device, right_context=stt.right_context, slots=settings.slots
+            stt.model,
+            device=stt.device,
+            right_context=stt.right_context,
+            slots=settings.slots,
+            **stt.precision,
         )
     from voice_agent import alternatives
 

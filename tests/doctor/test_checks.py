@@ -10,6 +10,7 @@ import pytest
 from voice_agent.doctor import CHECKS, Gpu, Machine, Torch, examine
 from voice_agent.doctor.command import can_run, report, report_json
 from voice_agent.doctor.finding import natural_profile, runs
+from voice_agent.doctor.machine import Engine
 
 GB10 = Gpu("NVIDIA GB10", (12, 1), None)
 GOOD_TORCH = Torch("2.13.0+cu130", "13.0", ("sm_80", "sm_90", "sm_100", "sm_120", "compute_120"),
@@ -40,6 +41,14 @@ def test_a_spark_in_good_order_has_no_complaints():
     assert natural_profile(SPARK) == "spark"
 
 
+def test_the_engine_says_whether_its_step_is_a_graph_and_why_not():
+    spark = examine(replace(SPARK, engine=Engine("cuda", "graph")), "spark")
+    assert "the engine replays CUDA graphs on cuda" in [f.says for f in spark]
+    laptop = replace(LAPTOP, engine=Engine("cpu", "eager", "the device is a CPU"))
+    (found,) = (f for f in examine(laptop, "cpu") if f.check == "engine")
+    assert found.level == "ok" and found.says.endswith("step by step on cpu: the device is a CPU")
+
+
 def test_a_laptop_without_gpu_runs_the_cpu_profile_and_not_the_gpu_one():
     assert natural_profile(LAPTOP) == "cpu"
     assert {f.level for f in examine(LAPTOP, "cpu")} == {"ok"}
@@ -54,6 +63,14 @@ PROBLEMS = {
     ),
     "a torch for sm_90 alone": (
         "arch", "fail", "sm_80 sm_90", "torch>=2", with_torch(archs=("sm_80", "sm_90")),
+    ),
+    "an engine without graphs": (
+        "engine", "warn", "step by step on cuda: capturing failed (why)", "torch or triton",
+        replace(SPARK, engine=Engine("cuda", "eager", "capturing failed (why)")),
+    ),
+    "an engine that does not start": (
+        "engine", "fail", "does not start with tiny-en: boom", "transcribe",
+        replace(SPARK, engine=Engine(error="boom")),
     ),
     "a capability that is not the gpu's": (
         "capability", "fail", "9.0, the driver 12.1", "remove the patch",
@@ -91,7 +108,7 @@ PROBLEMS = {
         replace(with_packages(onnxruntime="1.32.0"), onnx_providers=("CPUExecutionProvider",)),
     ),
     "no triton": (
-        "triton", "warn", "SDPA", "pip install triton",
+        "triton", "warn", "step by step", "pip install triton",
         replace(SPARK, packages={"torch": "2.13.0"}),
     ),
     "a broken triton": (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ import torch
 from voice_agent.bench.engine_audio import noise, samples_for, windows
 from voice_agent.bench.engine_random import calibrated
 from voice_agent.bench.shapes import random_checkpoint
+from voice_agent.engine import loading
 from voice_agent.engine import runner as runner_module
 from voice_agent.engine.chunks import Chunks
-from voice_agent.engine.errors import EngineError
+from voice_agent.engine.errors import EngineError, OutOfRange
 from voice_agent.engine.runner import EngineRunner
 from voice_agent.engine.sustain import SHARE, smallest_sustained
 
@@ -54,6 +57,40 @@ def test_8_bit_weights_move_an_encoder_frame_by_little(toy):
             frames.append(runner.encode(mel, slots, pos, 1))
     cosine = torch.nn.functional.cosine_similarity(*frames, dim=-1)
     assert 0.995 < cosine.min() < 1 - 1e-7, "near the float weights' and not equal to it"
+
+
+def test_numbers_that_overflow_float16_are_refused_by_name(toy):
+    weights = dict(toy.weights)
+    name = "encoder.layers.1.feed_forward1.linear1.weight"
+    weights[name] = weights[name] * 1e6
+    large = replace(toy, weights=weights)
+    with pytest.raises(OutOfRange, match="overflow in torch.float16; compute it in bfloat16"):
+        EngineRunner(large, slots=1, dtype=torch.float16)
+    EngineRunner(large, slots=1, dtype=torch.bfloat16)
+    EngineRunner(toy, slots=1, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    "device, asked, fits, used",
+    [
+        ("cpu", None, True, torch.float32),
+        ("cuda", None, True, torch.float16),
+        ("cuda", None, False, torch.bfloat16),
+        ("cuda", "bfloat16", True, torch.bfloat16),
+    ],
+)
+def test_a_gpu_computes_in_float16_where_the_numbers_fit(
+    toy, monkeypatch, device, asked, fits, used
+):
+    def make(checkpoint, *, dtype, **options):
+        if dtype == torch.float16 and not fits:
+            raise OutOfRange("toy", "overflows")
+        return dtype
+
+    monkeypatch.setattr(runner_module, "EngineRunner", make)
+    where = torch.device(device)
+    made = loading._runner("engine", toy, Path(), where, 1, asked, None, None)
+    assert made is used
 
 
 def test_8_bit_keys_without_the_kernels_are_refused(toy):

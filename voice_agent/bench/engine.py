@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -39,7 +39,7 @@ def engine(
         int | None, typer.Option(help="Right context in frames; the shortest by default.")
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16; auto: bfloat16 on a GPU.")
+        str, typer.Option(help="float32, bfloat16 or float16; auto: float16 on a GPU.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     batches: Annotated[

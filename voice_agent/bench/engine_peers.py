@@ -48,9 +48,7 @@ class Peer:
 
                 Transformers.need()
                 checkpoint = exact(checkpoint)
-                peer = cls(
-                    name, Transformers, checkpoint, Reference.of(checkpoint, run.plan.right)
-                )
+                peer = cls(name, Transformers, checkpoint, Reference.of(checkpoint, run.plan.right))
         except Exception as error:  # whatever ails another system costs no row of ours
             run.leave_out(name, f"not measured: {type(error).__name__}: {error}")
             return None

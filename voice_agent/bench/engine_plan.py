@@ -63,7 +63,7 @@ def make_plan(
     if right is not None and right not in rights:
         raise ValueError(f"--right {right}: {model} has {', '.join(map(str, rights))}")
     if dtype == "auto":
-        dtype = "bfloat16" if where.type == "cuda" else "float32"
+        dtype = "float16" if where.type == "cuda" else "float32"
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype {dtype}: float32, bfloat16 or float16")
     for name, value in (("weights", weights), ("kv", kv)):

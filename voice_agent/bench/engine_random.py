@@ -10,8 +10,8 @@ the words. So, by measuring on noise:
    Attention gets a small part in the sum: its mean over a long past is nearly one vector for each
    stream, in which, layer upon layer, what is heard now would drown;
 2. one unit of the prediction network is made to remember whether the last token was even (c = 1) or
-   odd (c = -1, as before the first), and two units of the joint are given a meaning. One side of what
-   is heard, s, calls for even tokens and the other for odd ones, and c answers: the units are
+   odd (c = -1, as before the first), and two units of the joint are given a meaning. One side of
+   what is heard, s, calls for even tokens and the other for odd ones, and c answers: the units are
    relu(s - 2 c) and relu(2 c - s), the first speaks for even tokens, the second for odd ones.
    What was called for is then said once;
 3. blank's bias is searched for the rate that was asked for.

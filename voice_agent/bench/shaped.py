@@ -46,7 +46,7 @@ def load(settings: Settings) -> Recognizer:
         checkpoint,
         slots=settings.slots,
         device=device,
-        dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        dtype=torch.float16 if device.type == "cuda" else torch.float32,
     )
     return NemotronRecognizer(
         checkpoint,

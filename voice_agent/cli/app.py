@@ -58,6 +58,22 @@ RightContextOption = Annotated[
         "for Nemotron Speech. More is more accurate and slower.",
     ),
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="float32, bfloat16 or float16: of the encoder.",
+        show_default="float16 on a GPU, float32 on a CPU",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", help="int8: the encoder's weights in 8 bits."),
+]
+KvOption = Annotated[
+    str | None,
+    typer.Option("--kv", help="int8: the attention's past in 8 bits; on a GPU."),
+]
 SttOption = Annotated[
     str | None,
     typer.Option(
@@ -105,6 +121,9 @@ def serve(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
+    dtype: DtypeOption = None,
+    weights: WeightsOption = None,
+    kv: KvOption = None,
     stt: SttOption = None,
     stt_url: SttUrlOption = None,
     language: LanguageOption = None,
@@ -158,6 +177,9 @@ def serve(
             "stt.model": model,
             "stt.device": device,
             "stt.right_context": right_context,
+            "stt.dtype": dtype,
+            "stt.weights": weights,
+            "stt.kv": kv,
             "llm.url": llm_url,
             "llm.model": llm_model,
             "tts.name": tts,
@@ -219,6 +241,9 @@ def transcribe(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
+    dtype: DtypeOption = None,
+    weights: WeightsOption = None,
+    kv: KvOption = None,
     stt: SttOption = None,
     stt_url: SttUrlOption = None,
     language: LanguageOption = None,
@@ -248,6 +273,9 @@ def transcribe(
             "stt.model": model,
             "stt.device": device,
             "stt.right_context": right_context,
+            "stt.dtype": dtype,
+            "stt.weights": weights,
+            "stt.kv": kv,
         },
         format=format.value,
         output=output,

@@ -181,7 +181,7 @@ def cudart(m: Machine) -> Finding | None:
 
 @check_of("triton", GPU)
 def triton(m: Machine) -> Finding | None:
-    """The engine's attention kernel is Triton's."""
+    """The engine's kernels are Triton's."""
     if not m.gpus:
         return None
     if "triton" in m.broken:
@@ -189,14 +189,14 @@ def triton(m: Machine) -> Finding | None:
             "triton",
             "warn",
             f"Triton does not import ({m.broken['triton']}): "
-            "attention falls back to PyTorch's SDPA, which is slower",
+            "the engine computes step by step, which is many times slower",
             "pip install --force-reinstall triton",
         )
     if "triton" not in m.packages:
         return Finding(
             "triton",
             "warn",
-            "Triton is not installed: attention falls back to PyTorch's SDPA, which is slower",
+            "Triton is not installed: the engine computes step by step, many times slower",
             "pip install triton",
         )
     if not m.compiler:
@@ -207,3 +207,24 @@ def triton(m: Machine) -> Finding | None:
             "apt-get install gcc libc6-dev python3-dev",
         )
     return Finding("triton", "ok", f"Triton {m.packages['triton']}")
+
+
+@check_of("engine")
+def engine(m: Machine) -> Finding | None:
+    """The engine starts, and on a GPU its step is a captured graph."""
+    if m.engine is None:
+        return None
+    e = m.engine
+    if e.error:
+        return Finding(
+            "engine",
+            "fail",
+            f"the engine does not start with tiny-en: {e.error}",
+            "voice-agent transcribe FILE --verbose shows where",
+        )
+    if e.mode == "graph":
+        return Finding("engine", "ok", f"the engine replays CUDA graphs on {e.device}")
+    says = f"the engine computes step by step on {e.device}: {e.reason}"
+    if not m.gpus:
+        return Finding("engine", "ok", says)
+    return Finding("engine", "warn", says, "mend what torch or triton complain about above")

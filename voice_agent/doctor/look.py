@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
 
-from voice_agent.doctor.machine import Gpu, Machine, Torch
+from voice_agent.doctor.machine import Engine, Gpu, Machine, Torch
 
 IMPORT_S = 120.0
 """Seconds for an import; NeMo takes twenty on a slow disk."""
@@ -60,6 +60,17 @@ print(json.dumps({"version": torch.__version__, "cuda": cuda, "available": able,
     "archs": torch.cuda.get_arch_list() if cuda else [],
     "capability": list(torch.cuda.get_device_capability(0)) if able else None}))
 """
+_ASK_ENGINE = """
+import json, torch
+from voice_agent.engine.checkpoint import read_nemo
+from voice_agent.engine.runner import EngineRunner
+from voice_agent.models import locate
+device = "cuda" if torch.cuda.is_available() else "cpu"
+dtype = torch.float16 if device == "cuda" else torch.float32
+tiny = read_nemo(locate("tiny-en").path)
+runner = EngineRunner(tiny, slots=1, device=device, dtype=dtype)
+print(json.dumps({"device": device, "mode": runner.mode, "reason": runner.reason}))
+"""
 _ASK_CT2 = "import ctranslate2; print(ctranslate2.get_cuda_device_count())"
 _ASK_ONNX = "import json, onnxruntime as o; print(json.dumps(o.get_available_providers()))"
 _ASK_ESPEAK = "import ctypes, espeakng_loader as e; ctypes.CDLL(e.get_library_path())"
@@ -77,6 +88,7 @@ def look(*, ports: Sequence[int] = (7860,), stun: str | None = None) -> Machine:
     with ThreadPoolExecutor() as pool:
         # What is installed at all is asked for by itself.
         torch = pool.submit(_torch) if "torch" in packages else None
+        engine = pool.submit(_engine) if "torch" in packages else None
         broken = {
             name: pool.submit(_python, f"import {module}")
             for name, module in _MODULES.items()
@@ -102,6 +114,7 @@ def look(*, ports: Sequence[int] = (7860,), stun: str | None = None) -> Machine:
             driver=driver,
             driver_cuda=driver_cuda,
             torch=torch.result() if torch else None,
+            engine=engine.result() if engine else None,
             packages=packages,
             broken={n: e for n, f in broken.items() if (e := f.result()[1]) is not None},
             ctranslate2_gpus=_number(ct2.result()[0]) if ct2 else None,
@@ -157,6 +170,12 @@ def _torch() -> Torch:
     capability = facts.pop("capability")
     archs = tuple(facts.pop("archs"))
     return Torch(archs=archs, capability=tuple(capability) if capability else None, **facts)
+
+
+def _engine() -> Engine:
+    """Start our engine; on a GPU that compiles its kernels the first time, for half a minute."""
+    said, error = _python(_ASK_ENGINE)
+    return Engine(error=error) if error is not None else Engine(**json.loads(said))
 
 
 def _nvidia() -> tuple[tuple[Gpu, ...], str | None, str | None]:

@@ -47,6 +47,23 @@ class Torch:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """What this project's engine says of itself with the smallest model, in a process of its own.
+
+    Attributes:
+        device: where it computes.
+        mode: "graph" or "eager" (`EngineRunner.mode`).
+        reason: why it is eager.
+        error: why it does not start.
+    """
+
+    device: str = ""
+    mode: str = ""
+    reason: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One machine and the Python environment on it.
 
@@ -63,6 +80,7 @@ class Machine:
         driver: its version.
         driver_cuda: newest CUDA version that it runs.
         torch: PyTorch; None where it is not installed.
+        engine: this project's; None where there is no PyTorch to try it with.
         packages: installed distributions that matter, name to version.
         broken: packages that are installed and do not import, name to error.
         ctranslate2_gpus: CUDA devices that CTranslate2 sees; None where it is not installed.
@@ -90,6 +108,7 @@ class Machine:
     driver: str | None = None
     driver_cuda: str | None = None
     torch: Torch | None = field(default_factory=Torch)
+    engine: Engine | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
     ctranslate2_gpus: int | None = None

@@ -8,6 +8,7 @@
     └── ModelError              a checkpoint that cannot be used
         ├── ModelNotFound       no such name, path or cached repository
         ├── CorruptCheckpoint   damaged, truncated, or checksum differs
+        ├── OutOfRange          its numbers are too large for the dtype that was asked for
         └── UnsupportedCheckpoint   readable, but of a shape that we do not serve
 
 A message says what was wrong, how much, and what to do next; the fields carry the same facts.
@@ -67,6 +68,10 @@ class ModelNotFound(ModelError):
 
 class CorruptCheckpoint(ModelError):
     """The file is damaged or truncated, or its checksum differs."""
+
+
+class OutOfRange(ModelError):
+    """Its numbers are too large for the dtype that it was to be computed in."""
 
 
 class UnsupportedCheckpoint(ModelError):

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voice_agent.engine.errors import EngineError, UnsupportedCheckpoint
+from voice_agent.engine.errors import EngineError, OutOfRange, UnsupportedCheckpoint
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +78,8 @@ def load_recognizer(
         slots: streams at most; None for 64 on a CPU and 256 on a GPU.
         backend: "engine" is ours; "nemo" computes with NeMo itself, slowly, for comparison and
             for checkpoints that the engine refuses.
-        dtype: of the encoder, "float32", "bfloat16" or "float16"; None for bfloat16 on a GPU and
-            float32 on a CPU.
+        dtype: of the encoder, "float32", "bfloat16" or "float16"; None for float32 on a CPU, and
+            on a GPU for float16, or bfloat16 where a checkpoint's numbers are too large for that.
         weights: "int8" keeps the encoder's matrices in 8 bits.
         kv: "int8" keeps K and V in 8 bits; on a GPU.
 
@@ -87,6 +87,7 @@ def load_recognizer(
         ModelNotFound: no such model; the message says how to get it.
         CorruptCheckpoint: the file is damaged.
         UnsupportedCheckpoint: a shape that the engine does not serve.
+        OutOfRange: "float16" was asked for, and the checkpoint's numbers are too large.
         EngineError: the device cannot be used, or `backend` is not one for this model.
         ValueError: a right context that the checkpoint was not trained for.
     """
@@ -104,12 +105,13 @@ def load_recognizer(
             model, "it tells languages apart and writes none; the language gate asks it"
         )
     if is_layout(model):
-        return _indic_conformer(model, model, device, right_context, slots, backend, dtype)
+        _refuse_precision(model, backend, dtype, weights, kv)
+        return _indic_conformer(model, model, device, right_context, slots)
     where = pick_device(device)
     found = locate(model)
     if found.path.is_file() and is_multilingual(found.path):
-        path = str(found.path)
-        return _indic_conformer(model, path, device, right_context, slots, backend, dtype)
+        _refuse_precision(model, backend, dtype, weights, kv)
+        return _indic_conformer(model, str(found.path), device, right_context, slots)
     slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
     try:
         if found.path.is_dir():
@@ -134,21 +136,24 @@ def load_recognizer(
     )
 
 
+def _refuse_precision(name: str, backend: str, *precision: str | None) -> None:
+    if backend != "engine" or any(precision):
+        raise EngineError(
+            f"{name} is an IndicConformer: it takes neither a backend nor a dtype, weights or kv"
+        )
+
+
 def _indic_conformer(
     name: str,
     model: str,
     device: str,
     right_context: int | None,
     slots: int | None,
-    backend: str,
-    dtype: str | None,
 ) -> IndicConformerRecognizer:
     from voice_agent.engine.indic_conformer import load_indic_conformer
 
     if right_context is not None:
         raise ValueError(f"{name} hears whole segments: it has no right_context")
-    if backend != "engine" or dtype is not None:
-        raise EngineError(f"{name} is an IndicConformer: it takes neither a backend nor a dtype")
     return load_indic_conformer(model, device=device, slots=slots or CPU_SLOTS)
 
 
@@ -180,18 +185,24 @@ def _runner(
     kind["float16"] = torch.float16
     if dtype not in kind:
         raise EngineError(f"dtype {dtype!r} is unknown; use float32, bfloat16 or float16")
-    default = torch.bfloat16 if device.type == "cuda" else torch.float32
     # One thread a step: a step of the small models is shorter than waking a second thread.
     threads = 1 if device.type == "cpu" and _small(checkpoint) else None
-    return EngineRunner(
-        checkpoint,
-        slots=slots,
-        device=device,
-        dtype=kind[dtype] or default,
-        threads=threads,
-        weights=weights,
-        kv=kv,
-    )
+
+    def make(chosen: torch.dtype) -> EngineRunner:
+        return EngineRunner(
+            checkpoint, slots=slots, device=device, dtype=chosen, threads=threads,
+            weights=weights, kv=kv,
+        )  # fmt: skip
+
+    if chosen := kind[dtype]:
+        return make(chosen)
+    if device.type != "cuda":
+        return make(torch.float32)
+    try:
+        return make(torch.float16)
+    except OutOfRange as error:
+        log.warning("%s, as it is now", error)
+        return make(torch.bfloat16)
 
 
 def _small(checkpoint: Checkpoint) -> bool:

@@ -22,7 +22,7 @@ from voice_agent.engine.checkpoint import Checkpoint
 from voice_agent.engine.decoder import BoostState, Decoder
 from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.encoder import Encoder
-from voice_agent.engine.errors import CorruptCheckpoint, EngineError
+from voice_agent.engine.errors import CorruptCheckpoint, EngineError, OutOfRange
 from voice_agent.engine.features import LogMel
 from voice_agent.engine.kernels import reason_missing
 from voice_agent.engine.lean import LeanEncoder
@@ -84,6 +84,7 @@ class EngineRunner:
 
         Raises:
             CorruptCheckpoint: a weight is missing or has the wrong shape.
+            OutOfRange: float16 was asked for, and its largest number is too small.
             EngineError: 8 bits were asked for where they are not served.
         """
         self.device = torch.device(device)
@@ -105,7 +106,7 @@ class EngineRunner:
             self._boosts: dict[int, BoostState] = {}
             self.graphs: StepGraphs | None = None
             self._flying: Ticket | None = None
-            self._try_out()
+            in_range = self._try_out()
         except KeyError as error:
             raise CorruptCheckpoint(checkpoint.name, f"the weight {error} is missing") from error
         except (RuntimeError, ValueError) as error:
@@ -114,6 +115,10 @@ class EngineRunner:
             raise CorruptCheckpoint(
                 checkpoint.name, f"its weights do not fit its config ({error})"
             ) from error
+        if not in_range:
+            raise OutOfRange(
+                checkpoint.name, f"its frames overflow in {dtype}; compute it in bfloat16"
+            )
         self.mode, self.reason, self.report = "eager", missing or "", ""
         if kernels:
             self._capture(weights, graphs and on_gpu)
@@ -157,13 +162,22 @@ class EngineRunner:
         )
 
     @torch.inference_mode()
-    def _try_out(self) -> None:
-        """Step once over silence, so that weights of a wrong shape show now and not in a call."""
+    def _try_out(self) -> bool:
+        """Step once, so that weights that do not fit show now and not in a call.
+
+        Returns:
+            Whether the loudest noise there is gives frames that are numbers.
+        """
         if self.pool.k.dtype == torch.int8:
-            return
+            return True
         right = self.config.encoder.right_contexts[0]
-        silence = np.zeros((1, self._window(right)), np.float32)
-        self._plain_step(np.zeros(1, np.int64), np.zeros(1, np.int64), silence, right)
+        loud = torch.rand(1, self._window(right), generator=torch.Generator().manual_seed(0))
+        slot = torch.zeros(1, dtype=torch.int64, device=self.device)
+        mel = self.features((2 * loud - 1).to(self.device))
+        encoded = self.encode(mel, slot, slot, right)
+        finite = bool(torch.isfinite(encoded).all())
+        self._decode(encoded, np.zeros(1, np.int64), slot, slot)
+        return finite
 
     def _window(self, right: int) -> int:
         return self.features.window_samples(self.config.encoder.chunk_frames(right))
@@ -307,12 +321,18 @@ class EngineRunner:
         lanes = torch.from_numpy(slots).to(self.device)
         at = torch.from_numpy(pos).to(self.device)
         mel = self.features(torch.from_numpy(pcm).to(self.device))
-        encoded = self.encode(mel, lanes, at, right)
+        return self._decode(self.encode(mel, lanes, at, right), slots, lanes, at)
+
+    def _decode(
+        self, encoded: torch.Tensor, slots: np.ndarray, lanes: torch.Tensor, at: torch.Tensor
+    ) -> Emissions:
+        """What the plain decoder hears in encoder frames; `lanes` is `slots` on the device."""
         if self.prompt:
             prompts = torch.from_numpy(self._prompts[slots]).to(self.device)
             encoded = self.prompt(encoded.float(), prompts)
-        if (pos == 0).any():
-            self.decoder.begin(self.pool, lanes, at == 0)
+        first = at == 0
+        if first.any():
+            self.decoder.begin(self.pool, lanes, first)
         boosts = [self._boosts.get(slot) for slot in slots.tolist()] if self._boosts else []
         return self.decoder(self.decoder.project(encoded), self.pool, lanes, boosts)
 

@@ -87,5 +87,8 @@ class SlotPool:
     def nbytes(self) -> int:
         """Bytes of device memory held."""
         views = (self.k, self.v)
-        return sum(t.nbytes for t in vars(self).values()
-                   if isinstance(t, torch.Tensor) and not any(t is v for v in views))
+        return sum(
+            t.nbytes
+            for t in vars(self).values()
+            if isinstance(t, torch.Tensor) and not any(t is v for v in views)
+        )
