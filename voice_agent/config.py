@@ -131,7 +131,7 @@ class SttSettings(_Group):
         return self
 
     @property
-    def precision(self) -> dict[str, str]:
+    def precision(self) -> dict[str, Any]:
         """`dtype`, `weights` and `kv`, those that were named."""
         chosen = {"dtype": self.dtype, "weights": self.weights, "kv": self.kv}
         return {name: value for name, value in chosen.items() if value is not None}

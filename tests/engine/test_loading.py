@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import shutil
 
 import numpy as np
@@ -15,6 +16,8 @@ from voice_agent.engine import (
     StreamOptions,
     UnsupportedCheckpoint,
     load_recognizer,
+    loading,
+    sustain,
 )
 from voice_agent.engine.checkpoint import read_nemo
 from voice_agent.engine.chunks import Chunks
@@ -27,6 +30,25 @@ def recognizer(request, random_model):
     recognizer = load_recognizer(str(random_model[1]), device="cpu", backend=request.param)
     yield recognizer
     recognizer.close()
+
+
+def test_a_large_model_on_a_cpu_says_which_right_context_it_keeps_up_with(
+    random_model, monkeypatch, caplog
+):
+    path = str(random_model[1])
+    monkeypatch.setattr(loading, "_small", lambda checkpoint: False)
+    monkeypatch.setattr(sustain, "step_s", lambda runner, right, clock: 0.1)
+    with caplog.at_level(logging.WARNING, logger=loading.__name__):
+        chosen = load_recognizer(path, device="cpu", slots=1, weights="int8")
+        named = load_recognizer(path, device="cpu", slots=1, right_context=13)
+    chosen.close()
+    named.close()
+    assert (chosen.right_context, named.right_context) == (1, 13)
+    (said,) = (r.message for r in caplog.records if r.name == loading.__name__)
+    assert said == (
+        "right context 1: a chunk of 80 ms took 100 ms, a chunk of 160 ms took 100 ms; "
+        "name a right_context to choose another"
+    )
 
 
 def test_both_backends_say_the_same_words_at_every_right_context(random_model, noise):
