@@ -3,7 +3,7 @@
 A stream owns one index from its first chunk to `reset`; a step names its slots by index and
 works in place.
 
-    k, v     [layer, slot, head, ring, d_head]   keys and values, frame p at p % ring
+    k, v     [layer, slot, head, ring, d_head]   keys and values, frame p at p % ring: kv's halves
     conv     [layer, slot, kernel - 1, d_model]  inputs of the depthwise convolution, likewise
     mel      [slot, n_mels]                      last input frame of each subsampling stage:
     sub1     [slot, n_mels / 2, channels]            what a stride-2, kernel-3 causal convolution
@@ -64,7 +64,7 @@ class SlotPool:
             return torch.zeros(shape, device=device, dtype=dtype)
 
         kept = torch.int8 if quantized else dtype
-        # One tensor, so that both can be written in one operation.
+        # One tensor, so that `lean` writes both in one operation.
         self.kv = zeros(2, e.n_layers, slots, e.n_heads, self.ring, head, dtype=kept)
         self.k, self.v = self.kv.unbind(0)
         scaled = (e.n_layers, slots if quantized else 0, e.n_heads, self.ring)
@@ -86,9 +86,8 @@ class SlotPool:
 
     def nbytes(self) -> int:
         """Bytes of device memory held."""
-        views = (self.k, self.v)
         return sum(
-            t.nbytes
-            for t in vars(self).values()
-            if isinstance(t, torch.Tensor) and not any(t is v for v in views)
+            tensor.nbytes
+            for name, tensor in vars(self).items()
+            if isinstance(tensor, torch.Tensor) and name not in ("k", "v")
         )

@@ -38,7 +38,7 @@ def small_config(*, rights=(0, 1), layers=1, prompt=False, **encoder) -> ModelCo
 
 
 def small_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
-    """Random weights under NeMo's names; the joint speaks in about a third of its frames."""
+    """Random weights under NeMo's names; the joint speaks about once a frame."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, size in weight_sizes(config).items():
@@ -65,4 +65,4 @@ def small_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
         for name, size in shapes.items():
             weights[f"prompt_kernel.{name}"] = torch.randn(size, generator=generator) * 0.3
     random = Checkpoint("small", config, {}, weights, None)
-    return calibrated(random, right=min(config.encoder.right_contexts), rate=0.4)[0]
+    return calibrated(random, right=min(config.encoder.right_contexts), rate=1.0)[0]

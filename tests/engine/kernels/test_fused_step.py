@@ -21,7 +21,7 @@ def pair(config, **kwargs):
     checkpoint = small_checkpoint(config)
     fused = EngineRunner(checkpoint, slots=SLOTS, kernels=True, **kwargs)
     poison(fused)
-    return fused, EngineRunner(checkpoint, slots=SLOTS)
+    return fused, EngineRunner(checkpoint, slots=SLOTS, kernels=False)
 
 
 def poison(runner) -> None:
