@@ -2,8 +2,8 @@
 
 engine            the command (here)
 engine_run        comparison and timing of steps
-engine_systems    our engine as a system; engine_nemo, engine_transformers, engine_sherpa the
-                  others, which engine_peers builds and measures
+engine_systems    our engine as a system; engine_nemo, engine_transformers the others, which
+                  engine_peers imports, checks and measures
 engine_floor      least bytes and operations of a step; what the machine can do at most
 engine_load       streams at real-time pace, and the largest number that holds
 engine_random     random weights that emit tokens at a realistic rate; engine_audio, shapes
