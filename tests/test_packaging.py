@@ -54,9 +54,6 @@ a GPU Triton comes with PyTorch; elsewhere it is there to test the kernels."""
 LATE = {f"voice_agent.engine.{name}" for name in ("fused", "graphs", "tiles")}
 """These need the kernels, and are themselves imported where a GPU is used."""
 
-BY_HAND = {"speechbrain"}
-"""A language identifier that is asked for by name; the error tells how to install it."""
-
 
 def imported(tree: ast.AST) -> Iterator[str]:
     """The modules that a piece of code imports, wherever it does."""
@@ -101,7 +98,7 @@ def packages(module: str) -> set[str]:
     return {normal(name) for name in DISTRIBUTIONS.get(module, [module])}
 
 
-@pytest.mark.parametrize("module", [m for m in FOREIGN if m not in {*OPTIONAL, *BY_HAND}])
+@pytest.mark.parametrize("module", [m for m in FOREIGN if m not in OPTIONAL])
 def test_a_module_of_the_core_is_a_dependency(module):
     assert packages(module) & names(PROJECT["dependencies"])
 
@@ -112,7 +109,7 @@ def test_another_is_in_its_extra(module):
 
 
 def test_what_is_optional_is_still_imported():
-    assert {*OPTIONAL, *BY_HAND} <= {*FOREIGN}
+    assert {*OPTIONAL} <= {*FOREIGN}
 
 
 @pytest.mark.parametrize("file", sorted(TREES))
@@ -120,7 +117,7 @@ def test_nothing_optional_is_imported_before_it_is_used(file):
     name = file.removesuffix(".py").replace("/", ".")
     first = list(at_import(TREES[file]))
     packages_first = {module.partition(".")[0] for module in first}
-    assert not packages_first & {m for m in {*OPTIONAL, *BY_HAND} if name not in APART.get(m, ())}
+    assert not packages_first & {m for m in OPTIONAL if name not in APART.get(m, ())}
     apart = set().union(*APART.values(), LATE)
     if name not in apart:
         assert not apart & {*first}

