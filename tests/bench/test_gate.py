@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -106,3 +108,18 @@ def test_a_wrong_option_is_named(arguments, says):
     ran = CliRunner().invoke(app, ["gate", *arguments])
     assert ran.exit_code == 2
     assert says in ran.output
+
+
+def test_the_command_writes_down_what_it_prints(gated, monkeypatch, tmp_path):
+    clips = [Utterance("a", "en", speech("en", 0.7)), Utterance("b", "kn", speech("kn", 0.8))]
+    monkeypatch.setattr("voice_agent.bench.gate_speech.read", lambda *_: clips)
+    monkeypatch.setattr("voice_agent.engine.gate.load_gate", lambda *_, **__: gated)
+    out = tmp_path / "gate.json"
+    options = ["--pairs", "2", "--lengths", "0.8", "--repeats", "1", "--out", str(out)]
+    ran = CliRunner().invoke(app, ["gate", *options])
+    assert ran.exit_code == 0, ran.output
+    report = json.loads(out.read_text())
+    assert bench.markdown(report) in ran.output
+    assert "| kn | 0.8 s | 1 of 1 |" in ran.output
+    slowest = max(report["diverted"][0]["final_p99_s"], report["paired"][1]["on_p99_s"])
+    assert report["ttfs_p99_s"] == pytest.approx(slowest + bench.STOP_S)

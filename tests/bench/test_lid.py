@@ -57,8 +57,8 @@ def test_answers_add_up_by_language_and_seconds_of_speech():
     rows = lid.rows_of("levels", "levels", answers, ("en", "kn"))
     assert {r.accuracy for r in rows} == {1.0}
     assert {(r.language, r.speech_s): r.auc for r in rows}["kn", 1.0] == 1.0
-    assert [r.speech_s for r in rows if r.language == "hi"] == [0.25, 0.5, 1.0]
-    assert [r.auc for r in rows if r.language == "hi"] == [None] * 3
+    assert [r.speech_s for r in rows if r.language == "other"] == [0.25, 0.5, 1.0]
+    assert [r.auc for r in rows if r.language == "other"] == [None] * 3
     assert "| levels | en | 100 % of 1, 1.000 |" in lid.table(rows)
 
 
@@ -101,10 +101,47 @@ def test_a_higher_threshold_never_diverts_more():
         mix = rng.random(20) < 0.5
         pcm = np.concatenate([speech("kn" if other else "en", 0.2) for other in mix])
         clips.append(Utterance(str(number), "en", pcm))
-    table = gate_thresholds.table(LevelIdentifier(), clips, ("en", "kn"), 4.0)
-    rows = [line.split("|") for line in table.splitlines() if line.startswith("| 0")]
-    by_threshold = [float(r[6].strip(" %")) for r in rows[: len(gate_thresholds.THRESHOLDS)]]
+    found = gate_thresholds.search(LevelIdentifier(), clips, ("en", "kn"), 4.0)
+    rest = GateSettings()
+    strayed = {
+        row.threshold: row.strayed
+        for row in found
+        if (row.final_threshold, row.window_s) == (rest.final_threshold, rest.window_s)
+    }
+    by_threshold = [strayed[t] for t in gate_thresholds.THRESHOLDS]
     assert by_threshold == sorted(by_threshold, reverse=True) and by_threshold[0] > 0
+
+
+def test_a_change_of_language_is_followed_and_more_slowly_with_more_confirmations():
+    clips = [Utterance("a", "en", speech("en", 4.0)), Utterance("b", "kn", speech("kn", 7.0))]
+    found = gate_thresholds.search(LevelIdentifier(), clips, ("en", "kn"), 4.0)
+    changed = {row.settings: row for row in found if row.group == "en>kn"}
+    assert [row.segments for row in changed.values()] == [1] * len(changed)
+    rest = GateSettings()
+    own = (rest.threshold, rest.final_threshold, rest.hysteresis, rest.window_s)
+    one, two, three = (changed[*own, n] for n in gate_thresholds.CONFIRMATIONS)
+    assert one.right == two.right == three.right == 1
+    assert one.decided_p50_s < two.decided_p50_s < three.decided_p50_s
+
+
+def decided(group, segments, right, strayed, threshold=0.9):
+    rest = GateSettings()
+    return gate_thresholds.Decided(
+        threshold, rest.final_threshold, rest.hysteresis, rest.window_s, rest.confirmations,
+        group, segments, right, strayed, None,
+    )  # fmt: skip
+
+
+def test_the_best_finds_most_of_what_leaves_english_alone():
+    found = [
+        decided("en", 1000, 994, 6, 0.6), decided("kn", 10, 10, 0, 0.6),  # too many diverted
+        decided("en", 1000, 996, 4, 0.7), decided("kn", 10, 8, 0, 0.7),
+        decided("en", 1000, 999, 1, 0.8), decided("kn", 10, 8, 0, 0.8),
+        decided("en", 1000, 1000, 0, 0.9), decided("kn", 10, 7, 0, 0.9),
+        decided("other", 5, 3, 2, 0.7), decided("other", 5, 4, 1, 0.8),
+    ]  # fmt: skip
+    assert gate_thresholds.best(found, "en").threshold == 0.8
+    assert gate_thresholds.best([], "en") is None
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ Segments are fed at real-time pace, 80 ms every 80 ms, one after the other, in o
                        for what they are, the share of which is the first thing told
 
 A segment ends with the 0.2 s of silence that a VAD waits for (`vad.stop_s`). A first partial is
-timed from the segment's first sample, a final from its last, the silence's; the p99 of all
-diverted finals and the silence is what a service over the gate publishes as `ttfs_p99_latency`.
+timed from the segment's first sample, a final from its last, the silence's. The p99 of the slower
+path's finals and the silence is what a service over the gate publishes as `ttfs_p99_latency`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import queue
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,7 +131,7 @@ def gate(
     from rich.console import Console
 
     from voice_agent.bench import gate_speech
-    from voice_agent.bench.stt_report import machine
+    from voice_agent.bench.stt_report import command, machine
     from voice_agent.engine.gate import load_gate
 
     name, _, file = identifier.partition("=")
@@ -152,23 +152,32 @@ def gate(
             ]
     finally:
         gated.close()
-    rows, slow = paired(same), [heard for found in others for heard in found[1]]
-    typer.echo(f"{gated.name}; speech: {manifest or gate_speech.SPOKEN}\n")
-    typer.echo(table(gated.default, rows, [row for row, _ in others]))
-    if slow:
-        published = _percentile([h.final_s for h in slow], 99) + STOP_S
-        typer.echo(
-            f"\nttfs_p99_latency to publish: {published:.2f} s, with {STOP_S:g} s of VAD stop"
-        )
-    conditions = machine()
-    typer.echo(f"\n({', '.join(f'{key} {value}' for key, value in conditions.items())})")
+    finals = [[on.final_s for _, on in same], [h.final_s for _, slow in others for h in slow]]
+    report = {
+        "command": command(),
+        "gate": gated.name,
+        "default": gated.default,
+        "speech": manifest.name if manifest else gate_speech.SPOKEN,
+        "machine": machine(),
+        "paired": [asdict(row) for row in paired(same)],
+        "diverted": [asdict(row) for row, _ in others],
+        "ttfs_p99_s": max(_percentile(path, 99) for path in finals if path) + STOP_S,
+    }
+    typer.echo(f"{gated.name}; speech: {report['speech']}\n\n{markdown(report)}")
     if out is not None:
-        report = {
-            "machine": conditions,
-            "paired": [asdict(row) for row in rows],
-            "diverted": [asdict(row) for row, _ in others],
-        }
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """What is told of a run; its report as it was recorded."""
+    rows = [Paired(**row) for row in report["paired"]]
+    others = [Diverted(**row) for row in report["diverted"]]
+    conditions = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    return (
+        f"{table(report['default'], rows, others)}\n\n"
+        f"`ttfs_p99_latency` to publish: {report['ttfs_p99_s']:.2f} s, the VAD's {STOP_S:g} s "
+        f"among it.\n\n({conditions})"
+    )
 
 
 def _pair(entry: str) -> tuple[str, str]:

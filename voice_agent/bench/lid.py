@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +24,11 @@ import typer
 
 if TYPE_CHECKING:
     from voice_agent.bench.gate_speech import Utterance
+    from voice_agent.bench.gate_thresholds import Decided
     from voice_agent.engine.lid import LanguageIdentifier
 
 SPEECH_S = (0.25, 0.5, 1.0, 1.5, 2.0)
+OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,14 @@ class Answer:
     audio_s: float
     took_s: float
 
+    def called(self, languages: Sequence[str]) -> str:
+        """What it should be called: "other" stands for all that is not named."""
+        return self.language if self.language in languages else OTHER
+
     def right(self, languages: Sequence[str]) -> bool:
-        """Whether the likeliest is the spoken one, "other" standing for all that is not named."""
+        """Whether the likeliest is that."""
         best = max(self.posteriors, key=lambda code: self.posteriors[code])
-        return best == (self.language if self.language in languages else "other")
+        return best == self.called(languages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,11 @@ class Row:
     Attributes:
         backend: as it was asked for.
         identifier: its name.
-        language: spoken.
+        language: spoken; "other" for all that the gate does not serve.
         speech_s: heard.
         excerpts: how many.
         accuracy: see the module docstring.
-        auc: of this language against all else; None for one that the gate does not serve.
+        auc: of this language against all else; None for "other".
         ms: median, to identify one.
         ms_a_second: of audio.
     """
@@ -104,7 +110,7 @@ def lid(
 ) -> None:  # fmt: skip
     """Accuracy, ROC and latency of language identifiers by seconds of speech."""
     from voice_agent.bench import gate_speech
-    from voice_agent.bench.stt_report import machine
+    from voice_agent.bench.stt_report import command, machine
     from voice_agent.engine.errors import ModelNotFound
     from voice_agent.engine.lid import BACKENDS, load_language_identifier
 
@@ -113,8 +119,10 @@ def lid(
         utterances = gate_speech.read(manifest)
     except ValueError as error:  # a manifest, named in the message
         raise typer.BadParameter(str(error)) from error
-    typer.echo(f"speech: {manifest or gate_speech.SPOKEN}, {len(utterances)} clips\n")
+    speech = manifest.name if manifest else gate_speech.SPOKEN
+    typer.echo(f"speech: {speech}, {len(utterances)} clips\n")
     rows: list[Row] = []
+    decisions: list[Decided] = []
     curves: dict[str, dict[float, list[Answer]]] = {}
     for asked in backend or BACKENDS:
         name, _, model = asked.partition("=")
@@ -130,15 +138,27 @@ def lid(
         if thresholds:
             from voice_agent.bench import gate_thresholds
 
-            decided = gate_thresholds.table(identifier, utterances, served, segment_s)
-            typer.echo(f"{decided}\n")
-    typer.echo(table(rows))
+            found = gate_thresholds.search(identifier, utterances, served, segment_s)
+            typer.echo(
+                f"What the gate decides by {identifier.name}, segments of {segment_s:g} s:\n"
+            )
+            typer.echo(f"{gate_thresholds.table(found)}\n")
+            decisions += found
     conditions = machine()
+    typer.echo(f"{table(rows)}\n\nA cell: right answers, of how many excerpts, AUC.")
     typer.echo(f"\n({', '.join(f'{key} {value}' for key, value in conditions.items())})")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        report = {"machine": conditions, "rows": [asdict(row) for row in rows]}
-        (out / "lid.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report = {
+            "command": command(),
+            "speech": speech,
+            "clips": Counter(utterance.language for utterance in utterances),
+            "machine": conditions,
+            "rows": [asdict(row) for row in rows],
+            "segment_s": segment_s,
+            "decisions": [asdict(row) for row in decisions],
+        }
+        (out / "lid.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         draw(out / "lid.png", curves, served)
         typer.echo(f"{out / 'lid.json'}, lid.png")
 
@@ -173,9 +193,9 @@ def rows_of(
     import statistics
 
     rows = []
-    for language in sorted({a.language for found in answers.values() for a in found}):
+    for language in (*languages, OTHER):
         for speech_s, found in answers.items():
-            own = [a for a in found if a.language == language]
+            own = [a for a in found if a.called(languages) == language]
             if not own:
                 continue
             rows.append(
@@ -229,7 +249,7 @@ def table(rows: Sequence[Row]) -> str:
         text.append(
             f"| {backend} | {language} | {shown} | {last.ms:.1f} | {last.ms_a_second:.2f} |"
         )
-    return "\n".join([*text, "", "A cell: right answers, of how many excerpts, AUC."])
+    return "\n".join(text)
 
 
 def _cell(row: Row | None) -> str:

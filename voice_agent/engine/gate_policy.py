@@ -51,7 +51,7 @@ class GateSettings:
     languages: tuple[str, ...] = ("en", "kn")
     checks_s: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     threshold: float = 0.9
-    hysteresis: float = 0.05
+    hysteresis: float = 0.02
     recheck_s: float = 1.0
     window_s: float = 2.0
     confirmations: int = 2

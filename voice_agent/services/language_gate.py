@@ -41,9 +41,8 @@ DEFAULT_MODELS = {"en": "tiny-en", "kn": "tiny-kn"}
 LANGUAGE_GATE_TTFS_P99 = 0.5
 """Seconds from the end of speech to the final, for 99 of 100 segments; turns wait for no longer.
 
-The slower of both paths on two busy cores of a Xeon, rounded up: 0.41 s of English (`bench ttfs`)
-and 0.34 s of Kannada by tiny-kn (`voice-agent bench gate`, segments of 1 to 16 s; 0.23 s with the
-cores to itself). Measure your own and pass `ttfs_p99_latency`.
+What `voice-agent bench gate` printed for the slower path, with the models that ship, rounded up
+(docs/gate.md). Measure your own and pass `ttfs_p99_latency`.
 """
 
 

@@ -54,6 +54,9 @@ class EcapaConfig:
 class Features(nn.Module):
     """Log-mel features: `Fbank` and `InputNormalization` by sentence, without the variance."""
 
+    filters: Tensor
+    window: Tensor
+
     def __init__(self, n_mels: int) -> None:
         super().__init__()
         top = 2595.0 * math.log10(1.0 + RATE / 2 / 700.0)
