@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from tests.support.agent_server import SAID
 from voice_agent.demo.clip import CLIP_RATE, Clip, load_clip
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OUT = Path(__file__).parents[2] / "out"
@@ -71,34 +73,58 @@ class Visit:
 
 
 Browse = Callable[..., Visit]
+Launch = Callable[..., "Browser"]
 
 
-@pytest.fixture
-def browse(chromium) -> Iterator[Browse]:
-    """Open a page in a browser of its own: `browse(url, *flags, microphone=..., before=...)`.
+@pytest.fixture(scope="package")
+def launch(chromium) -> Iterator[Launch]:
+    """Browsers, one for all tests that want it alike; `alone` is one of its own.
 
-    The microphone is a file; None is one that may not be used. `before` is a script that runs
-    before the page's. What else there is describes the browser's window (`new_context`).
+    The microphone is a file, which begins anew whenever it is opened; None is one that may not be
+    used.
     """
     from playwright import sync_api as playwright
 
     with ExitStack() as stack:
         chrome = stack.enter_context(playwright.sync_playwright()).chromium
 
-        def browse(
-            url: str,
-            *flags: str,
-            microphone: str | None = None,
-            before: str = "",
-            **context: Any,
-        ) -> Visit:
+        def start(*flags: str, microphone: str | None) -> Browser:
             args = ["--no-sandbox", "--use-fake-device-for-media-stream", *flags]
             if microphone is not None:
                 args.append("--use-fake-ui-for-media-stream")
                 args.append(f"--use-file-for-fake-audio-capture={microphone}")
             browser = chrome.launch(executable_path=chromium, args=args)
             stack.callback(browser.close)
-            visit = Visit(browser.new_context(**context).new_page())
+            return browser
+
+        shared = functools.cache(start)
+
+        def launch(*flags: str, microphone: str | None, alone: bool) -> Browser:
+            return (start if alone else shared)(*flags, microphone=microphone)
+
+        yield launch
+
+
+@pytest.fixture
+def browse(launch) -> Iterator[Browse]:
+    """Open a page: `browse(url, *flags, microphone=..., before=..., alone=...)`.
+
+    `before` is a script that runs before the page's. What else there is describes the window, which
+    shares nothing with another's (`new_context`).
+    """
+    with ExitStack() as stack:
+
+        def browse(
+            url: str,
+            *flags: str,
+            microphone: str | None = None,
+            before: str = "",
+            alone: bool = False,
+            **window: Any,
+        ) -> Visit:
+            context = launch(*flags, microphone=microphone, alone=alone).new_context(**window)
+            stack.callback(context.close)
+            visit = Visit(context.new_page())
             visit.page.on("request", lambda request: visit.asked.append(request.url))
             if before:
                 visit.page.add_init_script(before)
@@ -109,13 +135,12 @@ def browse(chromium) -> Iterator[Browse]:
 
 
 @pytest.fixture
-def visit(browse, tmp_path) -> Callable[[str, Clip | None], Visit]:
+def visit(browse, microphone) -> Callable[[str, Clip | None], Visit]:
     """Open the prebuilt page with a microphone that plays a clip, or one that may not be used."""
     from playwright import sync_api as playwright
 
     def visit(url: str, clip: Clip | None) -> Visit:
-        sound = microphone(clip, tmp_path) if clip is not None else None
-        visit = browse(url, microphone=sound)
+        visit = browse(url, microphone=microphone(clip) if clip is not None else None)
         # Until then, the button does nothing.
         state = visit.page.get_by_role("definition").first
         playwright.expect(state).to_have_text("initialized", ignore_case=True)
@@ -125,18 +150,26 @@ def visit(browse, tmp_path) -> Callable[[str, Clip | None], Visit]:
 
 
 AGAIN_S = 20.0
+AGAIN = (AGAIN_S, AGAIN_S, 60.0)
 
 
-def microphone(
-    clip: Clip, folder: Path, *, pauses_s: tuple[float, ...] = (AGAIN_S, AGAIN_S, 60.0)
-) -> str:
-    """The clip after a second of silence, in which the call begins, and before each pause.
+@pytest.fixture(scope="package")
+def microphone(tmp_path_factory) -> Callable[..., str]:
+    """What a browser's microphone plays: `microphone(clip, pauses_s=...)`.
 
-    On a busy machine a call takes longer than that to begin, so the clip is said again.
+    The clip after a second of silence, in which the call begins, and before each pause. On a busy
+    machine a call takes longer than that to begin, so the clip is said again.
     """
-    path = folder / "microphone.wav"
-    pieces = [np.zeros(CLIP_RATE, np.int16)]
-    for pause_s in pauses_s:
-        pieces += [clip.pcm, np.zeros(round(pause_s * CLIP_RATE), np.int16)]
-    soundfile.write(path, np.concatenate(pieces), CLIP_RATE)
-    return f"{path}%noloop"
+    folder = tmp_path_factory.mktemp("microphones")
+
+    def microphone(clip: Clip, pauses_s: tuple[float, ...] = AGAIN) -> str:
+        pieces = [np.zeros(CLIP_RATE, np.int16)]
+        for pause_s in pauses_s:
+            pieces += [clip.pcm, np.zeros(round(pause_s * CLIP_RATE), np.int16)]
+        sound = np.concatenate(pieces)
+        path = folder / f"{zlib.crc32(sound.tobytes()):08x}.wav"  # the same name for the same sound
+        if not path.exists():
+            soundfile.write(path, sound, CLIP_RATE)
+        return f"{path}%noloop"
+
+    return microphone

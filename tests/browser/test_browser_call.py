@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.conftest import microphone
 from tests.examples.load import EXAMPLES
 from tests.support.agent_server import eventually
 
@@ -43,8 +42,8 @@ def opened(tmp_path, checkpoint) -> Iterator[str]:
     assert server.returncode == 130
 
 
-def test_whoever_talks_on_the_page_that_it_opens_is_heard(opened, browse, clip, tmp_path):
-    caller = CaptionsPage(browse(opened, microphone=microphone(clip, tmp_path)).page)
+def test_whoever_talks_on_the_page_that_it_opens_is_heard(opened, browse, clip, microphone):
+    caller = CaptionsPage(browse(opened, microphone=microphone(clip)).page)
     caller.talk()
     caller.see("You", re.compile(r"\w"))  # a random model hears nonsense, but it hears
     caller.hang_up()

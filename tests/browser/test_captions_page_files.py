@@ -14,7 +14,6 @@ from voice_agent.server.keys import new_key
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
 
 from tests.browser.captions_page import CaptionsPage  # noqa: E402
-from tests.browser.conftest import microphone  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +102,9 @@ def test_a_file_without_sound_is_told(server, browse, tmp_path):
     CaptionsPage(page).expect_problem("notes.wav holds no sound that this browser can read.")
 
 
-def test_a_key_is_asked_for_and_a_wrong_one_told(guarded, browse, recording, clip, tmp_path):
+def test_a_key_is_asked_for_and_a_wrong_one_told(guarded, browse, recording, clip, microphone):
     server, secret = guarded
-    caller = CaptionsPage(browse(server.url, microphone=microphone(clip, tmp_path)).page)
+    caller = CaptionsPage(browse(server.url, microphone=microphone(clip)).page)
     caller.button("Talk").click()
     caller.expect_problem("This server wants a key.")
     key = caller.page.get_by_label("Key for this server")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,6 @@ from voice_agent.engine.gate import GateSettings, load_gate
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'dev'")
 
 from tests.browser.captions_page import CaptionsPage  # noqa: E402
-from tests.browser.conftest import microphone  # noqa: E402
 
 KANNADA = "ಮಕ್ಕಳು ಶಾಲೆಗೆ ಹೋದರು, ನಾನು ಬೆಂಗಳೂರಿಗೆ ಹೋಗುತ್ತೇನೆ."
 LETTERS = {
@@ -47,18 +47,19 @@ def server() -> Iterator[RunningServer]:
     gate.close()
 
 
-@pytest.fixture(scope="module")  # before the browser, whose event loop would be in the way
+@pytest.fixture(scope="module")
 def english_then_kannada(clip, tmp_path_factory) -> Clip:
     path = tmp_path_factory.mktemp("kannada") / "kannada.wav"
-    soundfile.write(path, speech(KANNADA, "kn"), 16_000)
+    with ThreadPoolExecutor(1) as pool:  # this thread has the browser's event loop
+        soundfile.write(path, pool.submit(speech, KANNADA, "kn").result(), 16_000)
     pause = np.zeros(round(PAUSE_S * CLIP_RATE), np.int16)
     return replace(clip, pcm=np.concatenate([clip.pcm, pause, load_clip(str(path)).pcm]))
 
 
 def test_each_language_that_is_spoken_has_its_badge_its_letters_and_its_answer(
-    server, browse, english_then_kannada, tmp_path
+    server, browse, english_then_kannada, microphone
 ):
-    sound = microphone(english_then_kannada, tmp_path)
+    sound = microphone(english_then_kannada)
     caller = CaptionsPage(browse(server.url, microphone=sound).page)
     caller.talk()
     for code, language in (("en", "English"), ("kn", "Kannada")):

@@ -188,7 +188,8 @@ async def test_a_caller_who_changes_language_without_a_pause_is_followed(server,
 
 
 @pytest.mark.parametrize(
-    ("sick", "says"), [("fails", "the device fell off the bus"), ("hangs", "has not named the language")]
+    ("sick", "says"),
+    [("fails", "the device fell off the bus"), ("hangs", "has not named the language")],
 )
 async def test_without_its_identifier_a_call_goes_on_in_the_default_language_and_is_told(
     server, identifier, said, sick, says

@@ -148,6 +148,7 @@ export class DeviceLists {
   #microphone;
   #microphones;
   #speakers;
+  #speaker = DEFAULT; // chosen; the element has it only once the browser has found it
   #voice;
 
   /**
@@ -164,11 +165,25 @@ export class DeviceLists {
     this.#voice = voice;
     navigator.mediaDevices?.addEventListener("devicechange", () => this.fill());
     microphone.addEventListener("opened", () => this.fill());
+    const failed = (problem) => {
+      this.fill(); // the one before stays chosen
+      onProblem(problem);
+    };
     microphones.addEventListener("change", () =>
-      microphone.updateMic(microphones.value).catch(onProblem),
+      microphone.updateMic(microphones.value).catch(failed),
     );
-    speakers.addEventListener("change", () => voice.setSinkId(speakers.value).catch(onProblem));
+    speakers.addEventListener("change", () => this.#speak(speakers.value).catch(failed));
     this.fill();
+  }
+
+  async #speak(id) {
+    this.#speaker = id;
+    try {
+      await this.#voice.setSinkId(id);
+    } catch (error) {
+      if (this.#speaker === id) this.#speaker = this.#voice.sinkId || DEFAULT;
+      throw error;
+    }
   }
 
   async fill() {
@@ -177,7 +192,7 @@ export class DeviceLists {
       this.#microphone.getAllSpeakers(),
     ]);
     options(this.#microphones, microphones, this.#microphone.selectedMic.deviceId);
-    options(this.#speakers, speakers, this.#voice.sinkId || DEFAULT);
+    options(this.#speakers, speakers, this.#speaker);
     // Safari plays where the system says, and Chrome names speakers only after the permission.
     this.#speakers.disabled = !("setSinkId" in HTMLMediaElement.prototype) || !speakers.length;
   }
