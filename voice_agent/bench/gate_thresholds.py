@@ -6,6 +6,7 @@ transcribed. A clip is cut into segments of a few seconds, as callers speak.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -215,7 +216,9 @@ def best(found: Sequence[Decided], default: str) -> Decided | None:
             -max(0.0, wrong - MOST_WRONG),
             sum(row.right for row in wanted),
             -sum(row.strayed for row in other),
-            -sum(row.decided_p50_s or 0.0 for row in rows),
+            -sum(
+                math.inf if row.decided_p50_s is None else row.decided_p50_s for row in own + wanted
+            ),
         )
 
     if not by_settings:
