@@ -97,7 +97,7 @@ def test_clips_are_cut_into_segments_and_no_sample_is_lost():
 def test_a_higher_threshold_never_diverts_more():
     rng = np.random.default_rng(0)
     clips = []
-    for number in range(40):
+    for number in range(12):
         mix = rng.random(20) < 0.5
         pcm = np.concatenate([speech("kn" if other else "en", 0.2) for other in mix])
         clips.append(Utterance(str(number), "en", pcm))

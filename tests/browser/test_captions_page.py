@@ -167,19 +167,27 @@ def test_two_talk_at_once_and_a_third_waits_for_a_place(serve, open_page):
 
 def test_push_to_talk_and_mute_decide_what_is_heard(serve, open_page):
     server = serve()
-    caller, _ = open_page(server, pauses_s=(1.0,) * 12)
+    caller, _ = open_page(server, pauses_s=(1.0,) * 12, before=ENERGY)
+    hint = caller.page.locator("#hint-title")
+    playwright.expect(hint).to_have_text("Press Talk, and speak.")
     caller.button("Push to talk").click()
     caller.talk()
+    playwright.expect(hint).to_have_text("Hold the button, and speak.")
     caller.page.wait_for_timeout(4_000)  # the clip is said once at least
     assert caller.page.locator("#transcript .entry").count() == 0
     caller.page.keyboard.down("Space")
+    level = caller.page.get_by_label("Microphone level")
+    caller.page.wait_for_function("() => document.getElementById('level').value > 0.1")
     caller.see("You", SAID)
     caller.page.keyboard.up("Space")
     playwright.expect(caller.page.locator("#hold")).to_have_attribute("data-held", "false")
     caller.button("Push to talk").click()
+    sent = "window.calls.at(-1).getSenders()[0].track.enabled"
+    assert caller.page.evaluate(sent)
     caller.button("Mute").click()
     playwright.expect(caller.button("Mute")).to_have_attribute("aria-pressed", "true")
-    playwright.expect(caller.page.get_by_label("Microphone level")).to_have_js_property("value", 0)
+    playwright.expect(level).to_have_js_property("value", 0)
+    assert not caller.page.evaluate(sent)
     caller.hang_up()
 
 

@@ -165,6 +165,11 @@ function arrangeMicrophone() {
   const pushing = $("ptt").ariaPressed === "true";
   $("hold").hidden = !pushing || !live;
   $("mute").disabled = pushing || !live;
+  $("hint-title").textContent = !live
+    ? "Press Talk, and speak."
+    : pushing
+      ? "Hold the button, and speak."
+      : "Speak.";
   held = false;
   $("hold").dataset.held = held;
   if (!live) return;

@@ -48,12 +48,17 @@ export async function transcribe(pcm, { key, signal, onProgress, onResult }) {
   const socket = new WebSocket(address, key ? ["token", key] : []);
   const stop = () => socket.close(1000);
   signal.addEventListener("abort", stop);
+  let heard = 0; // samples: what was sent may still wait to be transcribed
   let complete = false;
   let problem = null;
   socket.addEventListener("message", ({ data }) => {
     const message = JSON.parse(data);
-    if (message.type === "Results") onResult(segmentOf(message), message.is_final);
-    else if (message.type === "Metadata") complete = true;
+    if (message.type === "Results") {
+      const segment = segmentOf(message);
+      heard = Math.max(heard, segment.end * RATE);
+      onProgress(Math.min(1, heard / pcm.length));
+      onResult(segment, message.is_final);
+    } else if (message.type === "Metadata") complete = true;
     else if (message.type === "Error") problem = new Problem(`It stopped: ${message.description}`);
   });
   const opened = new Promise((resolve) => socket.addEventListener("open", resolve));
@@ -63,7 +68,7 @@ export async function transcribe(pcm, { key, signal, onProgress, onResult }) {
     if (first.type === "close") {
       throw new Problem("The server took no recording just now; it may be full. Try again.");
     }
-    await send(socket, pcm, onProgress);
+    await send(socket, pcm);
     await closed;
     signal.throwIfAborted();
     if (problem) throw problem;
@@ -75,12 +80,11 @@ export async function transcribe(pcm, { key, signal, onProgress, onResult }) {
   }
 }
 
-async function send(socket, pcm, onProgress) {
+async function send(socket, pcm) {
   for (let at = 0; at < pcm.length; at += PIECE) {
     while (socket.bufferedAmount > MOST_UNSENT) await new Promise((go) => setTimeout(go, LOOK_MS));
     if (socket.readyState !== WebSocket.OPEN) return;
     socket.send(pcm.subarray(at, at + PIECE));
-    onProgress(Math.max(0, at - socket.bufferedAmount / 2) / pcm.length);
   }
   socket.send(JSON.stringify({ type: "CloseStream" }));
 }
