@@ -65,7 +65,7 @@ def running(identifier):
         settings=GateSettings(patience_s=5.0),  # the test machine may be busy
     )
     overrides = {"gate.enabled": True, "turn.smart": False, "server.max_sessions": 2}
-    overrides["vad.start_s"] = 0.15  # what lasts 0.3 s is barely speech to it otherwise
+    overrides["vad.start_s"] = 0.1  # what lasts 0.3 s is barely speech to it otherwise
     server = RunningServer(load_settings(overrides=overrides), gate)
     yield server
     server.stop()
@@ -158,18 +158,18 @@ def counters(url):
 
 
 async def test_two_callers_at_once_are_heard_and_answered_each_in_their_language(server, said):
-    """One of them is the example; the other, after a sentence, says a third of a second."""
+    """One of them is the example; the other, after a sentence, says twice a third of a second."""
     command = [sys.executable, example.__file__, server.url]
     one = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    kannada = await example.call(server.url, sequence(said, "kannada", "bit"), finals=1)
+    kannada = await example.call(server.url, sequence(said, "kannada", "bit", "bit"), finals=1)
     printed = (await one.communicate())[0].decode()
 
     assert {m["language"] for m in finals(kannada)} == {"kn"}
     assert_script("kn", text_in("kn", kannada))
     assert_script("kn", answers(kannada))
-    bit = decisions(kannada)[-1]
-    assert bit["speech_s"] < 0.5, decisions(kannada)
-    assert bit["language"] == "kn", "it goes by the sentence before it"
+    last = [m for m in decisions(kannada) if m["reason"] in ("final", "prior")]
+    bits = [m["language"] for m in last if m["speech_s"] < 0.5]
+    assert bits and {*bits} == {"kn"}, f"they go by the sentence before them: {last}"
 
     assert one.returncode == 0
     shown = [line.split()[0] for line in printed.replace("\r", "\n").splitlines() if "[" in line]
