@@ -64,6 +64,8 @@ def test_closing_the_tab_leaves_nothing_behind(server, visit, clip, monkeypatch)
     monkeypatch.setattr("aioice.ice.CONSENT_INTERVAL", 0.2)  # or WebRTC takes half a minute
     caller = visit(f"{server.url}/client/", clip)
     caller.connect()
-    see(caller, SAID)
+    agent = caller.page.get_by_role("definition").nth(1)
+    playwright.expect(agent).to_have_text("ready", timeout=ANSWER_MS)
+    assert len(server.agent.sessions) == 1
     caller.page.close()
     server.assert_idle(limit_s=40.0)
