@@ -1,4 +1,4 @@
-"""The ONNX operators that Kokoro-82M (int8, dynamically quantised) and Piper voices use, in PyTorch.
+"""The ONNX operators of Kokoro-82M (int8, dynamically quantised) and Piper voices, in PyTorch.
 
 Each takes the node's attributes and its inputs, and follows the ONNX operator definitions.
 Activations are never quantised. Shape arithmetic stays on the CPU: integer tensors are moved only
