@@ -223,7 +223,7 @@ def spoken_lines(
     line: Callable[[], str],
     r: random.Random,
     draw: int = 4000,
-    batch_tokens: int = 2000,
+    batch_tokens: int = 1500,
 ) -> Iterator[tuple[np.ndarray, str, str, list[tuple[str, int]]]]:
     """Yield (audio, text, voice, phones) for ever.
 
@@ -246,7 +246,14 @@ def spoken_lines(
             size = max(1, min(32, batch_tokens // (length + 2)))
             batches += [lines[i : i + size] for i in range(0, len(lines), size)]
         r.shuffle(batches)
-        for batch in batches:
-            made = voice.speak([symbols for _, symbols in batch], r)
+        while batches:
+            batch = batches.pop()
+            try:
+                made = voice.speak([symbols for _, symbols in batch], r)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if len(batch) > 1:
+                    batches += [batch[::2], batch[1::2]]
+                continue
             for (text, _), (audio, phones) in zip(batch, made, strict=True):
                 yield audio, text, f"kokoro/{voice.accent}", phones

@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10.0, help="of wall time")
+    parser.add_argument("--hours", type=float, default=1e9, help="stop after so much audio")
     parser.add_argument("--shards", type=int, default=10**9, help="stop after so many")
     parser.add_argument(
         "--align", action="store_true", help="find the phones of voices that do not tell them"
@@ -115,7 +116,7 @@ def main() -> None:
     aligner = Aligner(spell=voices.speller(flite_folder(args.files))) if args.align else None
     end, made = time.time() + 60 * args.minutes, 0.0
     for shard in range(args.shards):
-        if time.time() > end:
+        if time.time() > end or made > 3600 * args.hours:
             break
         rows: list[tuple] = []
         seconds, began = 0.0, time.time()

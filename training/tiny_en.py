@@ -148,6 +148,8 @@ def train(args: argparse.Namespace, recipe: Recipe, max_steps: int | None = None
         clips = read_manifest(args.speech / "dev/manifest.jsonl")
         evaluate = Evaluator(clips, tokenizer.decode, device).rates
     trainer = Trainer(args.shape, recipe, pool, args.work / "run", device, ear, evaluate)
+    if args.warm and trainer.step == 0:
+        trainer.begin_from(args.warm)
     deadline = args.deadline or trainer.started + 60 * args.minutes
     trainer.run(deadline, evaluate_every_s=args.evaluate_every, max_steps=max_steps)
     return trainer
@@ -181,7 +183,7 @@ def smoke(args: argparse.Namespace) -> None:
         "peter piper picked a peck of pickled peppers\nwe have gone to visit the old mill\n"
     )
     args.device, args.teacher, args.deadline, args.pool_hours = "cpu", None, None, 0.1
-    args.align = False
+    args.align, args.warm = False, None
     make_data(args, shards=2)
     recipe = Recipe(
         seconds_per_batch=30.0,
@@ -233,6 +235,7 @@ def arguments() -> argparse.ArgumentParser:
         "--splice-hours", type=float, default=24.0, help="of new sentences out of human words"
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
+    parser.add_argument("--warm", type=Path, help="begin from another run's small.pt")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(
         "--deadline", type=float, help="seconds since the epoch, instead of minutes"
@@ -296,6 +299,18 @@ def main() -> None:
             final_shares=FINAL_SHARES,
             seed=args.seed,
         )
+        if args.warm:
+            # What helps a network that knows nothing only costs one that does.
+            recipe = replace(
+                recipe,
+                learning_rate=0.5 * args.rate,
+                rnnt_from=0.0,
+                consistency_from=0.0,
+                gentle_part=0.02,
+                short_part=0.0,
+                small_part=0.0,
+                phones_part=0.3,
+            )
         train(args, recipe)
     if args.stage in ("export", "all"):
         export(args)

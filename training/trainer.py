@@ -1,8 +1,8 @@
 """The training loop of `tiny-en`: a schedule bound to wall time, over a pool that may still grow.
 
 One process, one device. It resumes from `state.pt` in its output folder, and leaves there after
-every save: `ema.pt` (averaged weights), `log.jsonl` (a line per report), and after every
-evaluation the word error rates.
+every save: `ema.pt` (averaged weights), `small.pt` (these and the heads in bfloat16, to go on from
+elsewhere), `log.jsonl` (a line per report, and after every evaluation the word error rates).
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Trainer:
                 layer.compile(dynamic=True)
         self.rng = np.random.default_rng(recipe.seed)
         self.step, self.started, self.audio_s = 0, time.time(), 0.0
+        self.calibrated = False
         self.out.mkdir(parents=True, exist_ok=True)
         if (out / "state.pt").exists():
             self._resume()
@@ -76,7 +77,15 @@ class Trainer:
         self.averaged.load_state_dict(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.started, self.audio_s = saved["step"], saved["started"], saved["audio_s"]
+        self.calibrated = True
         self.rng = np.random.default_rng([self.recipe.seed, self.step])
+
+    def begin_from(self, path: Path) -> None:
+        """Take the weights of another run's `small.pt`; the optimiser starts afresh."""
+        saved = torch.load(path, map_location=self.device, weights_only=True)
+        self.student.load_state_dict({name: tensor.float() for name, tensor in saved.items()})
+        self.averaged.load_state_dict(self.student.model.state_dict())
+        self.calibrated = True
 
     def save(self) -> None:
         """Write the whole state, and the averaged weights alone."""
@@ -88,7 +97,10 @@ class Trainer:
             "started": self.started,
             "audio_s": self.audio_s,
         }
-        for name, content in (("state.pt", state), ("ema.pt", self.averaged.state_dict())):
+        averaged = self.averaged.state_dict()
+        small = self.student.state_dict() | {f"model.{k}": v for k, v in averaged.items()}
+        small = {name: tensor.to(torch.bfloat16) for name, tensor in small.items()}
+        for name, content in (("state.pt", state), ("ema.pt", averaged), ("small.pt", small)):
             torch.save(content, self.out / f"{name}.part")
             os.replace(self.out / f"{name}.part", self.out / name)
 
@@ -187,8 +199,9 @@ class Trainer:
         warp = warp * (torch.rand(views * count, device=device) < strength.warp)
         every = samples.repeat(views)
         mel, frames = self.mel(degrade(clean.repeat(views, 1), every, strength), every, warp)
-        if self.step == 0:
+        if not self.calibrated:
             self._calibrate(mel, frames)
+            self.calibrated = True
 
         weights, phones, heard, chosen = self._weights(progress), None, None, None
         if self.pool.told and weights.phones > 0:
