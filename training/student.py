@@ -116,7 +116,7 @@ class Student(nn.Module):
             losses["apart"] = consistency(logs[0], lengths) / batch.counts.sum()
             total = total + weights.consistency * losses["apart"]
         if batch.rnnt is not None:
-            losses["rnnt"] = self._rnnt(encoded, lengths, batch)
+            losses["rnnt"] = self._rnnt(encoded, lengths, batch, half)
             total = total + losses["rnnt"]
         if phones is not None:
             wanted = batch.phones.expand(len(heights), -1, -1, -1).flatten()
@@ -144,7 +144,7 @@ class Student(nn.Module):
         )
         return list(apart.view(heights, -1).sum(1) / batch.counts.sum())
 
-    def _rnnt(self, encoded: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    def _rnnt(self, encoded: Tensor, lengths: Tensor, batch: Batch, half: torch.autocast) -> Tensor:
         model, rows = self.model, batch.rnnt
         targets, counts = batch.targets[rows], batch.counts[rows]
         # Forgetting some of its own words keeps the prediction network from reciting the few
@@ -152,8 +152,7 @@ class Student(nn.Module):
         history = F.pad(targets, (1, 0), value=model.blank)
         forget = torch.rand(len(targets), 1, device=encoded.device) * 0.3
         forgotten = torch.rand(history.shape, device=encoded.device) < forget
-        # The caller's autocast has ended; the logits are the largest tensor of all.
-        with torch.autocast(encoded.device.type, torch.bfloat16, encoded.dtype == torch.bfloat16):
+        with half:
             predicted, _ = model.decoder(history.masked_fill(forgotten, model.blank))
             logits = model.joint(encoded[rows], dropout(predicted, 0.1, True))
         return rnnt_loss(logits, targets, lengths[rows], counts, model.blank).sum() / counts.sum()
