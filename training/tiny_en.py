@@ -266,7 +266,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=torch.cuda.is_available(),
+        default=False,
         help="the encoder's layers by torch.compile",
     )
     parser.add_argument("--seed", type=int, default=0)

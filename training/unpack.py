@@ -16,8 +16,10 @@ import json
 import lzma
 import re
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+_aligner = None  # of this process
 _PART = re.compile(r"(.*)\.part(\d+)of(\d+)")
 
 
@@ -69,19 +71,47 @@ def _take(name: str, content: bytes, into: Path, parts: Path, files: dict[str, s
     (into / name).write_bytes(content)
 
 
-def restore_human(into: Path, pool: Path) -> float:
-    """Decode the human clips into the pool's shard `human`; return their hours."""
+def _load_aligner(files: Path) -> None:
+    from training.align import Aligner
+    from training.synthesise import flite_folder
+    from training.voices import speller
+
+    global _aligner
+    _aligner = Aligner(spell=speller(flite_folder(files)))
+
+
+def _align(clip: tuple) -> tuple:
+    return _aligner(*clip[:2]) or ()  # type: ignore[misc]
+
+
+def restore_human(into: Path, pool: Path, align: bool = False) -> float:
+    """Decode the human clips into the pool's shard `human`.
+
+    Args:
+        into: where they were unpacked.
+        pool: where the shard goes.
+        align: find the words and phones of clips that come without, on all cores.
+
+    Returns:
+        Their hours.
+    """
     import soundfile
 
     from training.pool import write_shard
 
-    def clips():
-        for row in json.loads((into / "human/rows.json").read_text()):
-            audio, _ = soundfile.read(into / "human" / row["clip"], dtype="int16")
-            known = (row["phones"], row["words"]) if "phones" in row else ()
-            yield audio[: row["samples"]], row["text"], row["voice"], *known
-
-    return write_shard(pool, "human", clips()) / 3600
+    clips, told = [], {}
+    for row in json.loads((into / "human/rows.json").read_text()):
+        audio, _ = soundfile.read(into / "human" / row["clip"], dtype="int16")
+        if "phones" in row:
+            told[len(clips)] = (row["phones"], row["words"])
+        clips.append((audio[: row["samples"]], row["text"], row["voice"]))
+    if align:
+        left = [i for i in range(len(clips)) if i not in told]
+        with ProcessPoolExecutor(initializer=_load_aligner, initargs=(into / "files",)) as cores:
+            found = cores.map(_align, [clips[i] for i in left], chunksize=8)
+            told |= dict(zip(left, found, strict=True))
+    rows = ((*clip, *told.get(i, ())) for i, clip in enumerate(clips))
+    return write_shard(pool, "human", rows) / 3600
 
 
 def restore_joe(files: Path) -> None:
@@ -108,9 +138,10 @@ def main() -> None:
     missing = unpack(args.pieces, args.into)
     print(f"{len(missing)} files still to come" + (f": {missing[:5]}" if missing else ""))
     if args.finish:
-        whole = not any(name.startswith("human/") for name in missing)
+        # Flite spells the words that the aligner's dictionary lacks.
+        whole = not any(name.startswith(("human/", "files/flite/")) for name in missing)
         if whole and not (args.finish / "human.json").exists():
-            print(f"people: {restore_human(args.into, args.finish):.2f} h")
+            print(f"people: {restore_human(args.into, args.finish, align=True):.2f} h")
         files = args.into / "files"
         if (files / "joe.half").exists() and not (files / "joe.onnx").exists():
             restore_joe(files)
