@@ -40,9 +40,12 @@ unpack() {
     [ -d "$WORK/code" ] || { mkdir -p "$WORK/code" && cp -r training voice_agent "$WORK/code"; }
     (cd "$WORK/code" && "$PYTHON" -m training.unpack "$1" --into "$IN")
     cp "$1/manifest.json" "$MANIFEST/" # without its pieces, which the next call may not bring
-    if [ ! -d "$WORK/site" ] && compgen -G "$IN/wheels/*.whl" >/dev/null; then
-        "$PYTHON" -m pip install -q --no-index --no-deps --target "$WORK/site" "$IN"/wheels/*.whl
-    fi
+    local wheel
+    for wheel in $(compgen -G "$IN/wheels/*.whl"); do
+        [ -e "$wheel.done" ] && continue
+        "$PYTHON" -m pip install -q --no-index --no-deps --target "$WORK/site" "$wheel"
+        touch "$wheel.done"
+    done
 }
 
 start() {
@@ -67,7 +70,8 @@ start() {
         done
     fi
     # The first batches are drawn by shares: without Kokoro they would be the other voices alone.
-    if [ -e "$POOL/human.json" ] && compgen -G "$POOL/kokoro-*.json" >/dev/null; then
+    if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] &&
+        compgen -G "$POOL/kokoro-*.json" >/dev/null; then
         begin train "$PYTHON" -m training.tiny_en --stage train --work "$WORK" \
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
             --ema 0.9995 --minutes "$MINUTES" --pool-hours "$POOL_HOURS" --seed "$SEED" \

