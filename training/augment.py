@@ -1,8 +1,8 @@
 """Augmentation of waveforms and features, a batch at a time on the training device.
 
 Synthetic voices are clean and few. Every use of an utterance is therefore played at another speed
-and pitch, in another room, through another channel, over another noise, at another level, and with
-another vocal tract length.
+and pitch, by somebody who slows down and speeds up elsewhere, in another room, through another
+channel, over another noise, at another level, and with another vocal tract.
 """
 
 from __future__ import annotations
@@ -45,8 +45,43 @@ class Strength:
         )
 
 
+Wobble = tuple[Tensor, Tensor]  # [batch] depth, below 1; [batch] cycles in an utterance, whole
+
+
+def place(
+    at: Tensor, speed: Tensor, lead: Tensor, length: Tensor, wobble: Wobble | None = None
+) -> Tensor:
+    """Return where in its utterance each moment of the playing falls; before it is below zero.
+
+    Args:
+        at: [batch, n] or [n], moments in samples.
+        speed: [batch], 1.1 is faster and higher.
+        lead: [batch], samples of silence before it.
+        length: [batch] int64, its samples.
+        wobble: how much, and how many times, the speed swings about its mean; none is steady.
+
+    Returns:
+        [batch, n] float64, samples; it grows by `speed * (1 +- depth)` a sample.
+    """
+    since = (at - lead[:, None]).double()
+    steady = since * speed[:, None]
+    if wobble is None:
+        return steady
+    depth, cycles = wobble
+    turn = 2 * torch.pi * cycles[:, None] / (length / speed)[:, None].double()
+    swing = (depth * speed)[:, None] / turn * torch.sin(turn * since)
+    # Whole cycles: the swing is zero at both ends, so the length stays what the speed makes it.
+    return steady + torch.where((steady > 0) & (steady < length[:, None]), swing, 0.0)
+
+
 def play(
-    store: Tensor, start: Tensor, length: Tensor, speed: Tensor, lead: Tensor, samples: int
+    store: Tensor,
+    start: Tensor,
+    length: Tensor,
+    speed: Tensor,
+    lead: Tensor,
+    samples: int,
+    wobble: Wobble | None = None,
 ) -> Tensor:
     """Read utterances out of the store at given speeds (cubic interpolation).
 
@@ -57,12 +92,12 @@ def play(
         speed: [batch], 1.1 is faster and higher.
         lead: [batch], samples of silence before it.
         samples: width of the result.
+        wobble: see `place`.
 
     Returns:
         [batch, samples] float32 in -1..1.
     """
-    grid = torch.arange(samples, device=store.device)
-    at = (grid - lead[:, None]).double() * speed[:, None]
+    at = place(torch.arange(samples, device=store.device), speed, lead, length, wobble)
     whole = at.floor()
     part = (at - whole).float()
     whole = whole.long()
@@ -164,21 +199,24 @@ def degrade(wave: Tensor, samples: Tensor, strength: Strength) -> Tensor:
     return torch.round(heard * 32768.0) / 32768.0 * inside
 
 
+def _stretches(places: Tensor, widest: Tensor, end: Tensor, count: int) -> Tensor:
+    """Return [batch, n], true in `count` random stretches below `end` [batch, 1]."""
+    batch = len(end)
+    width = torch.rand(batch, count, device=end.device) * widest
+    start = torch.rand(batch, count, device=end.device) * (end - width)
+    past = places >= start[..., None]
+    return (past & (places < (start + width)[..., None])).any(1)
+
+
 def mask_features(mel: Tensor, frames: Tensor, strength: Strength) -> Tensor:
     """SpecAugment (arXiv 1904.08779): blank bands and stretches of [batch, bands, frames]."""
     batch, bands, length = mel.shape
-    hide = torch.zeros(batch, 1, length, dtype=torch.bool, device=mel.device)
     rows = torch.arange(length, device=mel.device)
-    for _ in range(strength.time_masks):
-        width = _uniform(batch, 0, 1, mel) * (0.05 * frames[:, None]).clamp(max=40.0)
-        start = _uniform(batch, 0, 1, mel) * (frames[:, None] - width)
-        hide |= ((rows >= start) & (rows < start + width))[:, None]
-    hide = hide.expand(-1, bands, -1).clone()
+    most = (0.05 * frames[:, None]).clamp(max=40.0)
+    hide = _stretches(rows, most, frames[:, None], strength.time_masks)[:, None]
     columns = torch.arange(bands, device=mel.device)
-    for _ in range(strength.frequency_masks):
-        width = _uniform(batch, 0, 18, mel)
-        start = _uniform(batch, 0, 1, mel) * (bands - width)
-        hide |= ((columns >= start) & (columns < start + width))[:, :, None]
+    widest, all_bands = torch.full_like(most, 18.0), torch.full_like(most, bands)
+    hide = hide | _stretches(columns, widest, all_bands, strength.frequency_masks)[:, :, None]
     mean = mel.sum((1, 2), keepdim=True) / (bands * frames.clamp(min=1))[:, None, None]
     inside = (rows < frames[:, None])[:, None]
     return torch.where(hide & inside, mean, mel)

@@ -64,11 +64,21 @@ def relative_positions(length: int, d_model: int, device: torch.device) -> Tenso
     return table
 
 
-def chunk_mask(length: int, left: int, right: int, device: torch.device) -> Tensor:
-    """Return [length, length], true where frame i may look at j (NeMo's `chunked_limited`)."""
-    chunk = torch.arange(length, device=device) // (right + 1)
-    behind = chunk[:, None] - chunk[None, :]
-    return (behind >= 0) & (behind <= left // (right + 1))
+def chunk_mask(
+    length: int, left: int | Tensor, right: int | Tensor, device: torch.device
+) -> Tensor:
+    """Return [length, length], true where frame i may look at j (NeMo's `chunked_limited`).
+
+    With `left` and `right` as tensors [batch] the result is [batch, length, length].
+    """
+    frames = torch.arange(length, device=device)
+    if isinstance(right, Tensor):
+        chunk = frames // (right[:, None] + 1)
+        most = (left // (right + 1))[:, None, None]
+    else:
+        chunk, most = frames // (right + 1), left // (right + 1)
+    behind = chunk[..., :, None] - chunk[..., None, :]
+    return (behind >= 0) & (behind <= most)
 
 
 _masks: dict[tuple[float, torch.dtype], Tensor] = {}
@@ -252,14 +262,15 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(ConformerLayer(shape) for _ in range(shape.n_layers))
 
     def forward(
-        self, mel: Tensor, lengths: Tensor, right: int, taps: Sequence[int] = ()
+        self, mel: Tensor, lengths: Tensor, right: int | Tensor, taps: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encode.
 
         Args:
             mel: [batch, mels, frames].
             lengths: [batch] mel frames that hold audio.
-            right: right context in 80 ms frames, one of the trained ones.
+            right: right context in 80 ms frames, one of the trained ones; a tensor [batch] gives
+                each utterance its own, unchecked.
             taps: layers whose outputs are returned as well (for losses inside the stack).
 
         Returns:
@@ -269,12 +280,17 @@ class Encoder(nn.Module):
             ValueError: the model was not shaped for this right context.
         """
         lefts = {r: left for left, r in self.shape.att_context_size}
-        if right not in lefts:
+        left: int | Tensor
+        if isinstance(right, Tensor):
+            left = torch.full_like(right, max(lefts.values()))
+        elif right in lefts:
+            left = lefts[right]
+        else:
             raise ValueError(f"right context {right} is not one of {sorted(lefts)}")
         x, lengths = self.pre_encode(mel, lengths)
         length = x.shape[1]
         valid = torch.arange(length, device=x.device) < lengths[:, None]
-        seen = chunk_mask(length, lefts[right], right, x.device) & valid[:, None, :]
+        seen = chunk_mask(length, left, right, x.device) & valid[:, None, :]
         hidden = ~seen[:, None]
         positions = relative_positions(length, self.shape.d_model, x.device).to(x.dtype)
         gate = valid[:, :, None].to(x.dtype)

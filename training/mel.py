@@ -6,6 +6,8 @@ spectrum, Slaney mel bands, log(x + 2**-24), no dither.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,7 +31,9 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
     )
 
 
-def mel_bank(bands: int, n_fft: int = N_FFT, warp: float = 1.0) -> np.ndarray:
+def mel_bank(
+    bands: int, n_fft: int = N_FFT, warp: float | Callable[[np.ndarray], np.ndarray] = 1.0
+) -> np.ndarray:
     """Return [bands, n_fft / 2 + 1] triangular filters, area-normalised.
 
     Args:
@@ -37,11 +41,14 @@ def mel_bank(bands: int, n_fft: int = N_FFT, warp: float = 1.0) -> np.ndarray:
         n_fft: points of the transform.
         warp: factor on the frequency axis below 4.8 kHz (vocal tract length perturbation,
             Jaitly and Hinton 2013); above it the axis bends back so that 8 kHz stays where it is.
+            Or any rising function of the frequency that keeps 0 Hz and 8 kHz.
     """
     nyquist = SAMPLE_RATE / 2
     edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(np.array(nyquist)), bands + 2))
     widths = 2.0 / (edges[2:] - edges[:-2])
-    if warp != 1.0:
+    if callable(warp):
+        edges = warp(edges)
+    elif warp != 1.0:
         knee = 4800.0 * min(warp, 1.0) / warp
         bent = nyquist - (nyquist - warp * knee) / (nyquist - knee) * (nyquist - edges)
         edges = np.where(edges <= knee, edges * warp, bent)
@@ -51,16 +58,30 @@ def mel_bank(bands: int, n_fft: int = N_FFT, warp: float = 1.0) -> np.ndarray:
     return (np.maximum(0.0, np.minimum(rising, falling)) * widths[:, None]).astype(np.float32)
 
 
+def vocal_tract(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+    """Draw a speaker's frequency axis: a length of the tract, and its formants a little moved.
+
+    Speakers differ by more than one factor: each formant's region is moved by its own 4 % (one
+    standard deviation) on top of the 0.83 to 1.2 that the length may be.
+    """
+    knots = np.array([400.0, 1000.0, 1800.0, 2700.0, 3800.0])
+    moved = knots * rng.uniform(0.83, 1.2) * np.exp(rng.normal(0.0, 0.04, len(knots)))
+    place, target = np.r_[0.0, knots, 8000.0], np.r_[0.0, moved, 8000.0]
+    return lambda hertz: np.interp(hertz, place, target)
+
+
 class LogMel:
     """Waveforms [batch, samples] to log-mel [batch, bands, frames], on any device."""
 
     def __init__(
-        self, bands: int = 80, device: str | torch.device = "cpu", warps: int = 33
+        self, bands: int = 80, device: str | torch.device = "cpu", tracts: int = 0
     ) -> None:
+        """Make the filter banks: the true one, and those of `tracts` made-up speakers."""
         self.window = torch.hann_window(WINDOW, periodic=False, device=device)
-        self.factors = np.linspace(0.84, 1.16, warps)
-        banks = [mel_bank(bands)] + [mel_bank(bands, warp=float(w)) for w in self.factors]
-        self.banks = torch.from_numpy(np.stack(banks)).to(device)  # [1 + warps, bands, bins]
+        rng = np.random.default_rng(0)
+        banks = [mel_bank(bands)]
+        banks += [mel_bank(bands, warp=vocal_tract(rng)) for _ in range(tracts)]
+        self.banks = torch.from_numpy(np.stack(banks)).to(device)  # [1 + tracts, bands, bins]
 
     def __call__(
         self, wave: Tensor, samples: Tensor, warp: Tensor | None = None

@@ -150,14 +150,14 @@ def rounded(tensor: Tensor, mantissa_bits: int = 5) -> Tensor:
 
 def weights_for_nemo(model: FastConformerRNNT) -> dict[str, Tensor]:
     """Return the state dict NeMo expects: ours, and the preprocessor's two buffers (float32)."""
-    mel = LogMel(model.shape.feat_in, warps=1)
+    mel = LogMel(model.shape.feat_in)
     state = {
         # Vectors (norms, biases) are few: they keep all of bfloat16.
         name: rounded(tensor, 5 if tensor.dim() > 1 else 7)
         for name, tensor in model.state_dict().items()
     }
     state["preprocessor.featurizer.window"] = mel.window
-    state["preprocessor.featurizer.fb"] = mel.banks[:1].clone()
+    state["preprocessor.featurizer.fb"] = mel.banks.clone()
     return state
 
 

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor
 
 from training.align import UNKNOWN, common
-from training.mel import SAMPLE_RATE
+from training.mel import HOP, SAMPLE_RATE
 
 MAX_TOKENS = 240
 PHONES = (
     "pau aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw "
     "v w y z zh"
 ).split()  # what CMU's dictionary and Flite's radio phones have in common, see training.align
+NOT_TOLD = 255
+_CODES = {phone: code for code, phone in enumerate(PHONES)} | {UNKNOWN: NOT_TOLD}
 MARGIN_S = 0.8  # at most, of silence before and after an utterance
 
 
@@ -66,14 +68,16 @@ class Pool:
         longest_s: float = 18.0,
     ) -> None:
         self.folder, self.encode, self.longest = folder, encode, longest_s * SAMPLE_RATE
-        self.store = torch.empty(int(hours * 3600 * SAMPLE_RATE), dtype=torch.int16, device=device)
+        samples = int(hours * 3600 * SAMPLE_RATE)
+        self.store = torch.empty(samples, dtype=torch.int16, device=device)
+        # The phone at every hop of the store, as an index into PHONES.
+        self.phones = torch.full((samples // HOP + 1,), NOT_TOLD, dtype=torch.uint8, device=device)
         self.used = 0
         self.seen: set[str] = set()
-        self.start: list[int] = []
-        self.length: list[int] = []
-        self.tokens: list[list[int]] = []
-        self.by_group: dict[str, list[int]] = {}
-        self.phones: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.start, self.length = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.tokens: list[np.ndarray] = []
+        self.by_group: dict[str, np.ndarray] = {}
+        self.told = 0  # utterances whose phones are known
         self.skipped = 0
 
     def refresh(self, limit: int = 40) -> int:
@@ -86,34 +90,61 @@ class Pool:
                 self.skipped += 1
                 continue
             self.store[self.used : self.used + len(audio)] = audio.to(self.store.device)
-            at = self.used
-            for row in json.loads(path.read_text()):
-                self._add(at, row)
-                at += row["samples"]
-            self.used = at
+            self._add(json.loads(path.read_text()), self.used, len(audio))
+            self.used += len(audio)
         return len(fresh)
 
-    def _add(self, start: int, row: dict) -> None:
-        samples, tokens = row["samples"], self.encode(row["text"])
-        # Too long for a batch, silent, or impossible to align with 80 ms frames: leave it out.
-        frames = samples / (SAMPLE_RATE * 0.08)
-        if not tokens or len(tokens) > min(MAX_TOKENS, 1.2 * frames) or samples > self.longest:
-            self.skipped += 1
-            return
-        self.by_group.setdefault(row["voice"].split("/")[0], []).append(len(self.start))
-        if "phones" in row:
-            named = np.array(
-                [-100 if p == UNKNOWN else PHONES.index(p) for p in row["phones"].split()]
-            )
-            self.phones[len(self.start)] = (named, np.array(row["ends"]))
-        self.start.append(start)
-        self.length.append(samples)
-        self.tokens.append(tokens)
+    def _add(self, rows: list[dict], begin: int, samples: int) -> None:
+        """Take in a shard's utterances, which lie end to end from `begin`."""
+        starts, lengths, groups = [], [], []
+        named = np.full(samples // HOP + 2, NOT_TOLD, np.uint8)
+        at = 0
+        for row in rows:
+            length, tokens = row["samples"], self.encode(row["text"])
+            # Too long for a batch, silent, or impossible to align with 80 ms frames: leave it out.
+            most = min(MAX_TOKENS, 1.2 * length / (SAMPLE_RATE * 0.08))
+            if not tokens or len(tokens) > most or length > self.longest:
+                self.skipped += 1
+            else:
+                starts.append(begin + at)
+                lengths.append(length)
+                groups.append(row["voice"].split("/")[0])
+                self.tokens.append(np.array(tokens, np.int64))
+                if "phones" in row:
+                    self.told += 1
+                    codes = [_CODES[phone] for phone in row["phones"].split()]
+                    ends = np.maximum.accumulate(np.clip(row["ends"], 0, length))
+                    edges = (begin + at + np.r_[0, ends]) // HOP - begin // HOP
+                    named[edges[0] : edges[-1]] = np.repeat(codes, np.diff(edges))
+            at += length
+        hops = slice(begin // HOP, begin // HOP + len(named))
+        self.phones[hops] = torch.from_numpy(named)[: len(self.phones[hops])].to(self.phones.device)
+        for group in set(groups):
+            mine = len(self.start) + np.flatnonzero(np.array(groups) == group)
+            self.by_group[group] = np.r_[self.by_group.get(group, np.zeros(0, np.int64)), mine]
+        self.start = np.r_[self.start, np.array(starts, np.int64)]
+        self.length = np.r_[self.length, np.array(lengths, np.int64)]
+
+    def phones_at(self, start: Tensor, length: Tensor, at: Tensor) -> Tensor:
+        """Return the phones said at samples `at` [batch, n] of utterances.
+
+        Args:
+            start: [batch] their first samples in the store.
+            length: [batch] their samples.
+            at: [batch, n], places in them.
+
+        Returns:
+            [batch, n] int64 indices into PHONES; -100 outside and where none is known.
+        """
+        inside = (at >= 0) & (at < length[:, None])
+        hops = (start[:, None] + at.long().clamp(min=0).minimum(length[:, None] - 1)) // HOP
+        found = self.phones[hops].long()
+        return torch.where(inside & (found != NOT_TOLD), found, -100)
 
     def hours(self) -> dict[str, float]:
         """Return hours of audio by group of voices."""
         return {
-            group: sum(self.length[i] for i in items) / SAMPLE_RATE / 3600
+            group: float(self.length[items].sum()) / SAMPLE_RATE / 3600
             for group, items in sorted(self.by_group.items())
         }
 
@@ -141,17 +172,14 @@ class Pool:
         groups = [g for g in self.by_group if shares.get(g, 0.0) > 0]
         # A share is of the audio, so a group of short utterances gives more of them.
         weight = np.array(
-            [
-                shares[g] / (np.mean([self.length[i] for i in self.by_group[g][:500]]) + 1)
-                for g in groups
-            ]
+            [shares[g] / (self.length[self.by_group[g][:500]].mean() + 1) for g in groups]
         )
         counts = rng.multinomial(draw, weight / weight.sum())
         chosen = np.concatenate(
             [rng.choice(self.by_group[g], n) for g, n in zip(groups, counts, strict=True)]
         ).astype(np.int64)
-        speeds = rng.uniform(0.87, 1.15, len(chosen))
-        length = np.array([self.length[i] for i in chosen]) / speeds / SAMPLE_RATE
+        speeds = rng.uniform(0.85, 1.18, len(chosen))
+        length = self.length[chosen] / speeds / SAMPLE_RATE
         # Whole seconds and one batch size for each: a CPU's kernels are compiled for every shape
         # that they meet, which takes longer than a step.
         widths = np.ceil(length + MARGIN_S).astype(int)
@@ -167,9 +195,8 @@ class Pool:
     def targets(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the padded tokens [batch, most] of the utterances and their counts."""
         chosen = [self.tokens[i] for i in rows]
-        counts = torch.tensor([len(t) for t in chosen])
+        counts = np.array([len(tokens) for tokens in chosen])
         width = -(-int(counts.max()) // 8) * 8  # few shapes, as in `batches`
-        padded = torch.zeros(len(chosen), width, dtype=torch.int64)
-        for row, tokens in enumerate(chosen):
-            padded[row, : len(tokens)] = torch.tensor(tokens)
-        return padded, counts
+        padded = np.zeros((len(chosen), width), np.int64)
+        padded[np.arange(width) < counts[:, None]] = np.concatenate(chosen)
+        return torch.from_numpy(padded), torch.from_numpy(counts)

@@ -3,7 +3,8 @@
     python -m training.synthesise --voices pico,flite --pool DIR --books FILE --seed 1 --minutes 10
 
 Several of these may fill one pool; each must have its own seed. The seed fixes text, voices, pitch
-and rate; how much is made depends on the machine, unless `--shards` fixes that too.
+and rate; how much is made depends on the machine, unless `--shards` fixes that too. Kokoro speaks
+in batches, so that a GPU has something to do; a third of the seeds give it a British accent.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import ctypes
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from training import voices
@@ -32,7 +34,7 @@ def load_voice(name: str, files: Path | None, device: str) -> object:
     """Return the `(text, random) -> (audio, voice)` or `(audio, voice, phones)` of this name.
 
     Args:
-        name: `pico`, `flite`, `espeak`, `kokoro` or `joe`.
+        name: `pico`, `flite`, `espeak` or `joe`.
         files: folder with what pip does not install: `kokoro/`, `joe.onnx`, `flite/` (shared
             libraries; absent means the system's own).
         device: where the neural voices run.
@@ -43,21 +45,47 @@ def load_voice(name: str, files: Path | None, device: str) -> object:
         return voices.flite(flite_folder(files))
     if name == "espeak":
         return voices.Espeak()
+    if name != "joe":
+        raise ValueError(f"no voice {name!r}; there are pico, flite, espeak, kokoro and joe")
     if files is None:
         raise ValueError(f"the voice {name} needs --files, the folder of its model")
-    import torch
-
     from training import neural
 
+    return neural.Joe(files / "joe.onnx", _device(device, share=0.05))
+
+
+def _device(name: str, share: float) -> object:
+    import torch
+
     torch.set_num_threads(1)
-    if device == "cuda":
+    if name == "cuda":
         # Every utterance has its own sizes: without a limit the allocator's cache grows and grows.
-        torch.cuda.set_per_process_memory_fraction(0.05)
+        torch.cuda.set_per_process_memory_fraction(share)
+    return torch.device(name)
+
+
+def utterances(
+    name: str, script: Script, draw: random.Random, args: argparse.Namespace
+) -> Iterator:
+    """Return an endless source of (audio, text, voice[, phones]) of one voice."""
     if name == "kokoro":
-        return neural.Kokoro(files / "kokoro", torch.device(device))
-    if name == "joe":
-        return neural.Joe(files / "joe.onnx", torch.device(device))
-    raise ValueError(f"no voice {name!r}; there are pico, flite, espeak, kokoro and joe")
+        if args.files is None:
+            raise ValueError("the voice kokoro needs --files, the folder of its model")
+        from training.kokoro import KokoroBatch, spoken_lines
+
+        accent = "en-us" if args.seed % 3 else "en-gb-x-rp"
+        voice = KokoroBatch(args.files / "kokoro", _device(args.device, share=0.2), accent)
+        # One draw gives some hours; without a GPU that would be days before the first shard.
+        lines = 4000 if args.device == "cuda" else 40
+        return spoken_lines(voice, script.line, draw, lines)
+    return _one_by_one(load_voice(name, args.files, args.device), script, draw)
+
+
+def _one_by_one(speak: object, script: Script, draw: random.Random) -> Iterator[tuple]:
+    while True:
+        text = script.line()
+        audio, voice, *phones = speak(text, draw)  # type: ignore[operator]
+        yield audio, text, voice, *phones
 
 
 def main() -> None:
@@ -73,6 +101,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10.0, help="of wall time")
+    parser.add_argument("--hours", type=float, default=1e9, help="stop after so much audio")
     parser.add_argument("--shards", type=int, default=10**9, help="stop after so many")
     parser.add_argument(
         "--align", action="store_true", help="find the phones of voices that do not tell them"
@@ -83,19 +112,18 @@ def main() -> None:
     script = Script.from_files(args.books, args.examples, args.seed)
     draw = random.Random(args.seed + 10_000)
     names = args.voices.split(",")
-    loaded = {name: load_voice(name, args.files, args.device) for name in names}
+    sources = {name: utterances(name, script, draw, args) for name in dict.fromkeys(names)}
     aligner = Aligner(spell=voices.speller(flite_folder(args.files))) if args.align else None
     end, made = time.time() + 60 * args.minutes, 0.0
     for shard in range(args.shards):
-        if time.time() > end:
+        if time.time() > end or made > 3600 * args.hours:
             break
         rows: list[tuple] = []
         seconds, began = 0.0, time.time()
         # The first shards are small, so that training need not wait for them.
         goal = min(args.shard_seconds, 40.0 * (shard + 1))
         while seconds < goal and time.time() < end:
-            text = script.line()
-            audio, voice, *phones = loaded[draw.choice(names)](text, draw)  # type: ignore[operator]
+            audio, text, voice, *phones = next(sources[draw.choice(names)])
             if 3000 < len(audio) < 18 * 16000:
                 if aligner and not phones and (found := aligner(audio, text)):
                     phones = [found[0]]

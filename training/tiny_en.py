@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,32 +28,32 @@ from training.fastconformer import FastConformerRNNT, ModelShape
 from training.nemo_file import write_nemo
 from training.pool import Pool
 from training.speech_text import clean
-from training.trainer import Recipe, Trainer
+from training.student import Recipe
+from training.trainer import Trainer
 
+# People are less than a third of what is played to the end: more of them is learnt by heart.
 SHARES = {
     "reading": 0.06,
-    "splice": 0.14,
+    "splice": 0.13,
     "accent": 0.01,
     "orders": 0.03,
     "digits": 0.02,
-    "kokoro": 0.24,
-    "joe": 0.16,
-    "pico": 0.14,
-    "flite": 0.18,
-    "espeak": 0.02,
-}
-FINAL_SHARES = SHARES | {
-    "reading": 0.14,
-    "splice": 0.3,
-    "accent": 0.02,
-    "orders": 0.05,
-    "digits": 0.03,
-    "kokoro": 0.2,
-    "flite": 0.08,
-    "pico": 0.08,
-    "joe": 0.09,
+    "kokoro": 0.58,
+    "joe": 0.05,
+    "pico": 0.05,
+    "flite": 0.06,
     "espeak": 0.01,
 }
+FINAL_SHARES = SHARES | {
+    "reading": 0.1,
+    "splice": 0.16,
+    "orders": 0.04,
+    "kokoro": 0.54,
+    "flite": 0.03,
+    "pico": 0.03,
+}
+# 1,024 tokens leave less room for words that do not exist; a smaller predictor pays for them.
+SHAPE = ModelShape(vocab_size=1024, pred_hidden=192)
 SMOKE_SHAPE = ModelShape(
     d_model=32,
     n_layers=2,
@@ -147,6 +148,8 @@ def train(args: argparse.Namespace, recipe: Recipe, max_steps: int | None = None
         clips = read_manifest(args.speech / "dev/manifest.jsonl")
         evaluate = Evaluator(clips, tokenizer.decode, device).rates
     trainer = Trainer(args.shape, recipe, pool, args.work / "run", device, ear, evaluate)
+    if args.warm and trainer.step == 0:
+        trainer.begin_from(args.warm)
     deadline = args.deadline or trainer.started + 60 * args.minutes
     trainer.run(deadline, evaluate_every_s=args.evaluate_every, max_steps=max_steps)
     return trainer
@@ -180,10 +183,10 @@ def smoke(args: argparse.Namespace) -> None:
         "peter piper picked a peck of pickled peppers\nwe have gone to visit the old mill\n"
     )
     args.device, args.teacher, args.deadline, args.pool_hours = "cpu", None, None, 0.1
-    args.align = False
+    args.align, args.warm = False, None
     make_data(args, shards=2)
     recipe = Recipe(
-        seconds_per_batch=30.0,
+        seconds_per_batch=20.0,
         learning_rate=6e-3,
         warmup_s=0.1,
         warmup_steps=10,
@@ -192,12 +195,12 @@ def smoke(args: argparse.Namespace) -> None:
         ema_decay=0.9,
         rnnt_from=0.0,
     )
-    trainer = train(args, recipe, max_steps=150)
+    trainer = train(args, recipe, max_steps=80)
     rows = [json.loads(r) for r in (trainer.out / "log.jsonl").read_text().splitlines()]
     first = rows[0]["rnnt"]
-    batches = trainer.pool.batches({"espeak": 1.0}, 30.0, trainer.rng, draw=40)
+    batches = trainer.pool.batches({"espeak": 1.0}, 10.0, trainer.rng, draw=40)
     last = float(trainer.train_step(*batches[0], progress=1.0)["rnnt"])
-    if not last < 0.5 * first:
+    if not last < 0.6 * first:
         raise SystemExit(f"the loss did not fall: {first:.3f} at first, {last:.3f} at last")
     args.out = args.work / "smoke.nemo"
     export(args)
@@ -232,6 +235,7 @@ def arguments() -> argparse.ArgumentParser:
         "--splice-hours", type=float, default=24.0, help="of new sentences out of human words"
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
+    parser.add_argument("--warm", type=Path, help="begin from another run's small.pt")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(
         "--deadline", type=float, help="seconds since the epoch, instead of minutes"
@@ -254,20 +258,28 @@ def arguments() -> argparse.ArgumentParser:
         default=Recipe().rnnt_rows,
         help="share of a batch that the transducer's loss is computed on",
     )
+    parser.add_argument(
+        "--views", type=int, choices=(1, 2), default=2, help="augmentations of each utterance"
+    )
     parser.add_argument("--ema", type=float, default=Recipe().ema_decay, help="decay a step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="the encoder's layers by torch.compile",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("voice_agent/models/tiny-en.nemo"))
-    shape = ModelShape()
-    parser.add_argument("--layers", type=int, default=shape.n_layers)
-    parser.add_argument("--width", type=int, default=shape.d_model, help="of the encoder")
+    parser.add_argument("--layers", type=int, default=SHAPE.n_layers)
+    parser.add_argument("--width", type=int, default=SHAPE.d_model, help="of the encoder")
     return parser
 
 
 def main() -> None:
     """Read the command line and run the stages."""
     args = arguments().parse_args()
-    args.shape = ModelShape(n_layers=args.layers, d_model=args.width)
+    args.shape = replace(SHAPE, n_layers=args.layers, d_model=args.width)
     if args.smoke:
         smoke(args)
         return
@@ -281,10 +293,24 @@ def main() -> None:
             gentle=args.gentle,
             rnnt_rows=args.rnnt_rows,
             ema_decay=args.ema,
+            compiled=args.compile,
+            views=args.views,
             shares=SHARES,
             final_shares=FINAL_SHARES,
             seed=args.seed,
         )
+        if args.warm:
+            # What helps a network that knows nothing only costs one that does.
+            recipe = replace(
+                recipe,
+                learning_rate=0.5 * args.rate,
+                rnnt_from=0.0,
+                consistency_from=0.0,
+                gentle_part=0.02,
+                short_part=0.0,
+                small_part=0.0,
+                phones_part=0.3,
+            )
         train(args, recipe)
     if args.stage in ("export", "all"):
         export(args)

@@ -1,8 +1,8 @@
 """The training loop of `tiny-en`: a schedule bound to wall time, over a pool that may still grow.
 
 One process, one device. It resumes from `state.pt` in its output folder, and leaves there after
-every save: `ema.pt` (averaged weights), `log.jsonl` (a line per report), and after every
-evaluation the word error rates.
+every save: `ema.pt` (averaged weights), `small.pt` (these and the heads in bfloat16, to go on from
+elsewhere), `log.jsonl` (a line per report, and after every evaluation the word error rates).
 """
 
 from __future__ import annotations
@@ -12,63 +12,20 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.augment import Strength, degrade, mask_features, play
-from training.fastconformer import FastConformerRNNT, ModelShape, dropout, subsampled_length
+from training.augment import Strength, degrade, mask_features, place, play
+from training.fastconformer import FastConformerRNNT, ModelShape, subsampled_length
 from training.mel import HOP, SAMPLE_RATE, LogMel
-from training.pool import PHONES, Pool
-from training.rnnt_loss import rnnt_loss
-from training.teacher import TeacherLoss, WhisperEar
+from training.pool import Pool
+from training.student import Batch, Recipe, Student, Weights
+from training.teacher import WhisperEar
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What the run is; shares are of the audio, by group of voices (`voice.split("/")[0]`)."""
-
-    seconds_per_batch: float = 1200.0
-    learning_rate: float = 2.2e-3
-    weight_decay: float = 1e-2
-    warmup_s: float = 45.0
-    warmup_steps: int = 400
-    clip_norm: float = 1.0
-    gentle: float = 0.0  # share of the way to clean speech that augmentation always keeps
-    gentle_part: float = 0.3  # progress until which augmentation grows from none to full
-    small_part: float = 0.2  # progress until which batches are half as large
-    ctc_weight: float = 0.3
-    rnnt_rows: float = 1.0  # share of a batch that the transducer, the dearest loss, is given
-    rnnt_from: float = 0.1  # progress until which CTC alone aligns the encoder, at half the cost
-    teacher_weight: float = 1.0
-    teacher_floor: float = 0.2  # share of that weight which stays to the end
-    short_part: float = 0.15  # progress until which utterances are short, which align sooner
-    short_s: float = 4.0
-    phones_part: float = 0.8  # progress until which frames are told their phones
-    phones_delay: int = 1  # frames by which that answer comes after the sound
-    ema_decay: float = 0.999
-    right_contexts: dict[int, float] = field(
-        default_factory=lambda: {0: 0.45, 1: 0.2, 6: 0.15, 13: 0.2}
-    )
-    shares: dict[str, float] = field(default_factory=dict)
-    final_shares: dict[str, float] = field(default_factory=dict)
-    final_part: float = 0.75  # progress at which the final shares are reached
-    seed: int = 0
-
-
-class Student(nn.Module):
-    """The model and the heads that exist only while training."""
-
-    def __init__(self, shape: ModelShape, teacher_size: int) -> None:
-        super().__init__()
-        self.model = FastConformerRNNT(shape)
-        self.ctc = nn.Linear(shape.d_model, shape.vocab_size + 1)
-        self.phones = nn.Linear(shape.d_model, 2 * len(PHONES))
-        self.teacher = TeacherLoss(shape.d_model, teacher_size) if teacher_size else None
+VOCAL_TRACTS = 256  # made-up speakers' frequency axes
 
 
 class Trainer:
@@ -101,9 +58,15 @@ class Trainer:
         )
         # Listed once: walking the modules at every step takes a tenth of the step.
         self.trained = list(self.student.parameters())
-        self.mel = LogMel(shape.feat_in, device)
+        self.mel = LogMel(shape.feat_in, device, tracts=VOCAL_TRACTS)
+        if recipe.compiled:
+            # A layer at a time: they share their code, so that it is compiled once for all.
+            torch._dynamo.config.suppress_errors = True
+            for layer in self.student.model.encoder.layers:
+                layer.compile(dynamic=True)
         self.rng = np.random.default_rng(recipe.seed)
         self.step, self.started, self.audio_s = 0, time.time(), 0.0
+        self.calibrated = False
         self.out.mkdir(parents=True, exist_ok=True)
         if (out / "state.pt").exists():
             self._resume()
@@ -114,7 +77,15 @@ class Trainer:
         self.averaged.load_state_dict(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.started, self.audio_s = saved["step"], saved["started"], saved["audio_s"]
+        self.calibrated = True
         self.rng = np.random.default_rng([self.recipe.seed, self.step])
+
+    def begin_from(self, path: Path) -> None:
+        """Take the weights of another run's `small.pt`; the optimiser starts afresh."""
+        saved = torch.load(path, map_location=self.device, weights_only=True)
+        self.student.load_state_dict({name: tensor.float() for name, tensor in saved.items()})
+        self.averaged.load_state_dict(self.student.model.state_dict())
+        self.calibrated = True
 
     def save(self) -> None:
         """Write the whole state, and the averaged weights alone."""
@@ -126,7 +97,10 @@ class Trainer:
             "started": self.started,
             "audio_s": self.audio_s,
         }
-        for name, content in (("state.pt", state), ("ema.pt", self.averaged.state_dict())):
+        averaged = self.averaged.state_dict()
+        small = self.student.state_dict() | {f"model.{k}": v for k, v in averaged.items()}
+        small = {name: tensor.to(torch.bfloat16) for name, tensor in small.items()}
+        for name, content in (("state.pt", state), ("ema.pt", averaged), ("small.pt", small)):
             torch.save(content, self.out / f"{name}.part")
             os.replace(self.out / f"{name}.part", self.out / name)
 
@@ -174,128 +148,93 @@ class Trainer:
         subsampling.out.weight /= deviation
         self.averaged.load_state_dict(self.student.model.state_dict())
 
-    def _losses(self, rows: np.ndarray, speeds: np.ndarray, progress: float) -> dict[str, Tensor]:
-        device, batch = self.device, len(rows)
-        lead = self.rng.integers(0, SAMPLE_RATE // 2, batch)
-        played = np.array([self.pool.length[i] for i in rows]) / speeds
-        total = (lead + played + self.rng.integers(800, SAMPLE_RATE * 3 // 10, batch)).astype(int)
+    def _strength(self, progress: float) -> Strength:
+        early = max(0.0, 1.0 - progress / self.recipe.gentle_part)
+        late = self.recipe.settle * min(1.0, max(0.0, progress - 0.7) / 0.3)
+        return Strength().lighter(max(early, late, self.recipe.gentle))
+
+    def _weights(self, progress: float) -> Weights:
+        recipe = self.recipe
+        alone = progress < recipe.rnnt_from
+        near = recipe.views == 2 and progress >= recipe.consistency_from
+        return Weights(
+            aligning=1.0 if alone else recipe.ctc_weight,
+            phones=max(0.0, 1.0 - progress / recipe.phones_part),
+            teacher=recipe.teacher_weight * max(recipe.teacher_floor, 1.0 - progress / 0.8),
+            consistency=recipe.consistency if near else 0.0,
+        )
+
+    def _batch(self, rows: np.ndarray, speeds: np.ndarray, progress: float) -> Batch:
+        """Play utterances, and let each be heard by as many augmentations as there are views."""
+        device, count, recipe, views = self.device, len(rows), self.recipe, self.recipe.views
+        lengths = self.pool.length[rows]
+        lead = self.rng.integers(0, SAMPLE_RATE // 2, count)
+        total = lead + lengths / speeds + self.rng.integers(800, SAMPLE_RATE * 3 // 10, count)
+        total = total.astype(np.int64)
         targets, counts = self.pool.targets(rows)
-        # Kept on the CPU too: asking the device for them would make it wait.
-        frames_here = subsampled_length(torch.tensor(total // HOP))
-        counts_here = counts
-        start, length, speed, leading, samples, targets, counts = (
+        frames_here = subsampled_length(torch.from_numpy(total // HOP))
+        contexts = list(recipe.right_contexts)
+        odds = np.array([recipe.right_contexts[r] for r in contexts])
+        right = self.rng.choice(contexts, (views, count), p=odds / odds.sum()).ravel()
+        start, length, speed, leading, samples, depth, cycles, right, many, tokens = (
             self._to_device(torch.as_tensor(x))
             for x in (
-                [self.pool.start[i] for i in rows],
-                [self.pool.length[i] for i in rows],
+                self.pool.start[rows],
+                lengths,
                 speeds,
                 lead,
                 total,
-                targets,
+                self.rng.uniform(0.0, recipe.wobble, count),
+                np.maximum(1, np.round(lengths / SAMPLE_RATE * self.rng.uniform(0.3, 1.5, count))),
+                right,
                 counts,
-            )
-        )
-        width = -(-int(total.max()) // SAMPLE_RATE) * SAMPLE_RATE
-        clean = play(self.pool.store, start, length, speed, leading, width)
-        early = max(0.0, 1.0 - progress / self.recipe.gentle_part)
-        late = 0.5 * min(1.0, max(0.0, progress - 0.7) / 0.3)
-        strength = Strength().lighter(max(early, late, self.recipe.gentle))
-        warp = torch.randint(1, len(self.mel.banks), (batch,), device=device)
-        warp = warp * (torch.rand(batch, device=device) < strength.warp)
-        mel, frames = self.mel(degrade(clean, samples, strength), samples, warp)
-        if self.step == 0:
-            self._calibrate(mel, frames)
-        mel = mask_features(mel, frames, strength)
-
-        contexts = list(self.recipe.right_contexts)
-        odds = np.array([self.recipe.right_contexts[r] for r in contexts])
-        right = int(self.rng.choice(contexts, p=odds / odds.sum()))
-        model = self.student.model
-        telling = max(0.0, 1.0 - progress / self.recipe.phones_part)
-        with self._half():
-            # Losses inside the stack (arXiv 2102.03216) let its lower part learn before the upper.
-            third = max(1, self.shape.n_layers // 3)
-            encoded, lengths, inner = model.encoder(mel, frames, right, (third - 1, 2 * third - 1))
-            heights = (encoded, *inner)
-            ctc = [self.student.ctc(x) for x in heights]
-            phones = [self.student.phones(x) for x in heights] if telling > 0 else []
-        outer, *within = (
-            F.ctc_loss(
-                scores.float().log_softmax(-1).transpose(0, 1),
                 targets,
-                frames_here,
-                counts_here,
-                model.blank,
-                reduction="sum",
-                zero_infinity=True,
             )
-            / counts.sum()
-            for scores in ctc
         )
-        losses = {"ctc": outer, "inner": sum(within) / len(within)}
-        aligning = 0.5 * losses["ctc"] + 0.5 * losses["inner"]
-        fading = self.recipe.teacher_weight * max(self.recipe.teacher_floor, 1.0 - progress / 0.8)
-        if self.ear and self.student.teacher and fading > 0:
+        wobble = (depth, cycles)
+        width = -(-int(total.max()) // SAMPLE_RATE) * SAMPLE_RATE
+        clean = play(self.pool.store, start, length, speed, leading, width, wobble)
+        strength = self._strength(progress)
+        warp = torch.randint(1, len(self.mel.banks), (views * count,), device=device)
+        warp = warp * (torch.rand(views * count, device=device) < strength.warp)
+        every = samples.repeat(views)
+        mel, frames = self.mel(degrade(clean.repeat(views, 1), every, strength), every, warp)
+        if not self.calibrated:
+            self._calibrate(mel, frames)
+            self.calibrated = True
+
+        weights, phones, heard, chosen = self._weights(progress), None, None, None
+        if self.pool.told and weights.phones > 0:
+            halves = torch.arange(2 * subsampled_length(mel.shape[2]), device=device)
+            moments = (halves - 2 * recipe.phones_delay - 0.5) * 4 * HOP
+            at = place(moments, speed, leading, length, wobble)
+            phones = self.pool.phones_at(start, length, at).unflatten(1, (-1, 2))
+            phones = phones.repeat(views, 1, 1)
+        if self.ear and weights.teacher > 0:
             with self._half():
-                heard = self.student.teacher(inner[-1], self.ear(clean), lengths)
-            losses["teacher"] = heard
-        if progress < self.recipe.rnnt_from:
-            losses["total"] = aligning
-        else:
-            some = slice(None)
-            if self.recipe.rnnt_rows < 1.0:
-                chosen = self.rng.permutation(batch)[: math.ceil(self.recipe.rnnt_rows * batch)]
-                some = self._to_device(torch.from_numpy(chosen))
-            losses["rnnt"] = self._rnnt(encoded[some], targets[some], lengths[some], counts[some])
-            losses["total"] = losses["rnnt"] + self.recipe.ctc_weight * aligning
-        if phones and any(row in self.pool.phones for row in rows):
-            wanted = self._phones(rows, lead, speeds, encoded.shape[1])
-            apart = [
-                F.cross_entropy(x.float().unflatten(2, (2, -1)).permute(0, 3, 1, 2), wanted)
-                for x in phones
-            ]
-            losses["phones"] = sum(apart) / len(apart)
-            losses["total"] = losses["total"] + telling * losses["phones"]
-        if "teacher" in losses:
-            losses["total"] = losses["total"] + fading * losses["teacher"]
-        return losses
-
-    def _phones(
-        self, rows: np.ndarray, lead: np.ndarray, speeds: np.ndarray, length: int
-    ) -> Tensor:
-        """The phones of each frame's two halves, [batch, length, 2]; -100 where none is known.
-
-        CTC and the transducer alone take long to find which sound stands for what; a few voices
-        that say so themselves give the frames a meaning within minutes.
-        """
-        found = np.full((len(rows), length, 2), -100)
-        halves = (np.arange(2 * length) - 2 * self.recipe.phones_delay - 0.5) * 4 * HOP
-        for i, row in enumerate(rows):
-            if row in self.pool.phones:
-                named, ends = self.pool.phones[row]
-                at = (halves - lead[i]) * speeds[i]
-                index = np.searchsorted(ends, at, side="right")
-                inside = (at >= 0) & (index < len(named))
-                found[i].reshape(-1)[inside] = named[index[inside]]
-        return self._to_device(torch.from_numpy(found))
-
-    def _rnnt(self, encoded: Tensor, targets: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
-        model = self.student.model
-        # Forgetting some of its own words keeps the prediction network from reciting the few
-        # human sentences by heart.
-        history = F.pad(targets, (1, 0), value=model.blank)
-        forget = torch.rand(len(targets), 1, device=self.device) * 0.3
-        forgotten = torch.rand(history.shape, device=self.device) < forget
-        with self._half():
-            predicted, _ = model.decoder(history.masked_fill(forgotten, model.blank))
-            logits = model.joint(encoded, dropout(predicted, 0.1, True))
-        return rnnt_loss(logits, targets, lengths, counts, model.blank).sum() / counts.sum()
+                heard = self.ear(clean).repeat(views, 1, 1)
+        if progress >= recipe.rnnt_from:
+            most = math.ceil(recipe.rnnt_rows * views * count)
+            chosen = self._to_device(torch.from_numpy(self.rng.permutation(views * count)[:most]))
+        return Batch(
+            mask_features(mel, frames, strength),
+            frames,
+            right,
+            tokens.repeat(views, 1),
+            many.repeat(views),
+            frames_here.repeat(views),
+            counts.repeat(views),
+            phones,
+            heard,
+            chosen,
+        )
 
     def train_step(
         self, rows: np.ndarray, speeds: np.ndarray, progress: float
     ) -> dict[str, Tensor]:
         """Take one optimiser step on a batch; return its losses, still on the device."""
-        losses = self._losses(rows, speeds, progress)
+        batch = self._batch(rows, speeds, progress)
+        losses = self.student.losses(batch, self._weights(progress), self._half())
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
@@ -313,7 +252,7 @@ class Trainer:
                 list(self.averaged.parameters()), list(self.student.model.parameters()), 1 - decay
             )
         self.step += 1
-        self.audio_s += float(sum(self.pool.length[i] for i in rows)) / SAMPLE_RATE
+        self.audio_s += float(self.pool.length[rows].sum()) / SAMPLE_RATE
         return {name: value.detach() for name, value in losses.items()} | {"norm": norm}
 
     def _log(self, row: dict[str, object]) -> None:
@@ -340,7 +279,7 @@ class Trainer:
             half = 0.5 if progress < self.recipe.small_part else 1.0
             batches = self.pool.batches(
                 self._shares(progress),
-                half * self.recipe.seconds_per_batch,
+                half * self.recipe.seconds_per_batch / self.recipe.views,
                 self.rng,
                 draw=max(3000, round(8 * self.recipe.seconds_per_batch)),
                 longest_s=self.recipe.short_s if progress < self.recipe.short_part else math.inf,

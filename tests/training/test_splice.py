@@ -103,4 +103,4 @@ def test_spliced_shards_are_the_same_for_a_seed_and_open_in_the_pool(tmp_path, s
         tmp_path / "first", lambda text: [1] * len(text.split()), 0.1, torch.device("cpu")
     )
     opened.refresh()
-    assert set(opened.by_group) == {"reading", "splice"} and len(opened.phones) == len(opened.start)
+    assert set(opened.by_group) == {"reading", "splice"} and opened.told == len(opened.start)

@@ -1,0 +1,162 @@
+"""What tiny-en is held to at a training step, and how its utterances are played."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from training.augment import Strength, mask_features, place, play
+from training.fastconformer import FastConformerRNNT, ModelShape, subsampled_length
+from training.mel import LogMel, vocal_tract
+from training.pool import PHONES, Pool, write_shard
+from training.student import Batch, Recipe, Student, Weights, consistency
+from training.trainer import Trainer
+
+TOY = ModelShape(
+    d_model=16,
+    n_layers=3,
+    n_heads=2,
+    subsampling_conv_channels=4,
+    pred_hidden=16,
+    joint_hidden=16,
+    vocab_size=20,
+)
+OFF = torch.autocast("cpu", enabled=False)
+
+
+def a_batch(rows: int = 4) -> Batch:
+    torch.manual_seed(2)
+    frames = torch.tensor([160, 120] * (rows // 2))
+    lengths = subsampled_length(frames)
+    counts = torch.tensor([5, 3] * (rows // 2))
+    targets = torch.randint(0, 20, (rows, 5))
+    mel = torch.randn(rows, 80, 160)
+    phones = torch.randint(0, len(PHONES), (rows, int(lengths.max()), 2))
+    right = torch.tensor([0, 13] * (rows // 2))
+    return Batch(
+        mel, frames, right, targets, counts, lengths, counts, phones, None, torch.arange(rows)
+    )
+
+
+def test_each_utterance_of_a_batch_may_have_its_own_right_context():
+    torch.manual_seed(1)
+    encoder = FastConformerRNNT(TOY).eval().encoder
+    mel, frames = torch.randn(4, 80, 300), torch.tensor([300, 300, 211, 300])
+    rights = [0, 1, 6, 13]
+    mixed, _, _ = encoder(mel, frames, torch.tensor(rights))
+    for row, right in enumerate(rights):
+        alone, lengths, _ = encoder(mel, frames, right)
+        until = int(lengths[row])
+        torch.testing.assert_close(mixed[row, :until], alone[row, :until], atol=1e-5, rtol=0)
+
+
+def test_the_ctc_of_all_heights_in_one_call_is_that_of_each():
+    student, batch = Student(TOY, 0), a_batch()
+    logs = torch.randn(3, 4, int(batch.frames_here.max()), 21).log_softmax(-1)
+    together = student._ctc(logs, batch)
+    for height, got in zip(logs, together, strict=True):
+        wanted = F.ctc_loss(
+            height.transpose(0, 1), batch.targets, batch.frames_here, batch.counts_here, 20, "sum"
+        )
+        torch.testing.assert_close(got, wanted / batch.counts.sum())
+
+
+def test_the_views_distance_is_their_divergence_over_frames_that_hold_audio():
+    torch.manual_seed(0)
+    one, other = torch.randn(2, 3, 6, 5).log_softmax(-1)
+    lengths = torch.tensor([6, 4, 1])
+    wanted = sum(
+        F.kl_div(a[row, :n], b[row, :n], reduction="sum", log_target=True)
+        for a, b in ((one, other), (other, one))
+        for row, n in enumerate(lengths)
+    )
+    both = torch.cat((one, other))
+    torch.testing.assert_close(consistency(both, lengths.repeat(2)), wanted)
+    assert consistency(torch.cat((one, one)), lengths.repeat(2)) == 0
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["phones", "no phone known"])
+def test_every_loss_reaches_the_weights_and_none_is_lost_to_a_nan(known):
+    student, batch = Student(TOY, 0), a_batch()
+    if not known:
+        batch = replace(batch, phones=torch.full_like(batch.phones, -100))
+    losses = student.losses(batch, Weights(0.3, 0.5, 0.0, 0.2), OFF)
+    assert {"ctc", "inner", "apart", "rnnt", "phones", "total"} == set(losses)
+    losses["total"].backward()
+    grads = [p.grad for p in student.model.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in grads)
+    assert (losses["phones"] > 0) == known
+
+
+def test_a_swinging_speed_goes_forward_and_keeps_the_length():
+    length, speed, lead = torch.tensor([16_000]), torch.tensor([1.1]), torch.tensor([100])
+    wobble = (torch.tensor([0.12]), torch.tensor([2.0]))
+    grid = torch.arange(16_000)
+    steady, swung = place(grid, speed, lead, length), place(grid, speed, lead, length, wobble)
+    inside = (steady[0] > 0) & (steady[0] < 16_000)
+    pace = torch.diff(swung[0][inside])
+    assert 1.1 * 0.87 < pace.min() < 1.1 * 0.9 and 1.1 * 1.1 < pace.max() < 1.1 * 1.13
+    torch.testing.assert_close(swung[0][~inside], steady[0][~inside])
+    assert (steady - swung).abs()[0][inside][-1] < 2.0
+
+
+def test_phones_are_found_where_their_sound_is_played(tmp_path):
+    audio = np.repeat(np.array([1000, 2000], np.int16), 3200)
+    told = [("aa", 3200), ("s", 6400)]
+    write_shard(tmp_path, "0", [(audio[:3200], "x", "a/1"), (audio, "x", "a/1", told)])
+    pool = Pool(tmp_path, lambda text: [1], 0.01, torch.device("cpu"))
+    pool.refresh()
+    assert pool.told == 1
+    start, length = torch.from_numpy(pool.start), torch.from_numpy(pool.length)
+    speed, lead = torch.tensor([1.0, 0.8]), torch.tensor([0, 800])
+    wobble = (torch.tensor([0.1, 0.1]), torch.tensor([1.0, 1.0]))
+    wave = play(pool.store, start, length, speed, lead, 10_000, wobble)
+    moments = torch.arange(0, 10_000, 80) + 40
+    phones = pool.phones_at(start, length, place(moments, speed, lead, length, wobble))
+    assert (phones[0] == -100).all()  # the first utterance told none
+    loud = (wave[1, moments] * 32768 / 1000).round()
+    said = {PHONES.index("aa"): 1, PHONES.index("s"): 2, -100: 0}
+    wrong = sum(said[int(p)] != int(v) for p, v in zip(phones[1], loud, strict=True))
+    assert wrong <= 6  # a hop at each of the three edges
+
+
+def test_made_up_vocal_tracts_keep_the_order_of_frequencies():
+    hertz = np.linspace(0, 8000, 200)
+    for seed in range(50):
+        axis = vocal_tract(np.random.default_rng(seed))(hertz)
+        assert axis[0] == 0 and axis[-1] == 8000 and (np.diff(axis) > 0).all()
+    banks = LogMel(80, tracts=20).banks
+    assert banks.shape[0] == 21 and torch.isfinite(banks).all() and (banks.sum(2) > 0).all()
+
+
+def test_masks_hide_stretches_within_the_audio_only():
+    torch.manual_seed(0)
+    mel, frames = torch.rand(8, 80, 200) + 1.0, torch.tensor([200, 100] * 4)
+    hidden = mask_features(mel, frames, Strength()) != mel
+    assert not hidden[1::2, :, 100:].any()
+    assert 0.05 < hidden[::2].float().mean() < 0.5
+
+
+def test_a_run_goes_on_from_anothers_small_file(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(-99, 99, 16_000).astype(np.int16), "x y", "a/1")] * 8
+    write_shard(tmp_path / "pool", "0", rows)
+    made = []
+    for name in ("first", "second"):
+        pool = Pool(tmp_path / "pool", lambda text: [1, 2], 0.01, torch.device("cpu"))
+        pool.refresh()
+        recipe = Recipe(shares={"a": 1.0}, warmup_s=0.01, warmup_steps=1)
+        made.append(Trainer(TOY, recipe, pool, tmp_path / name, torch.device("cpu")))
+    first, second = made
+    batch = first.pool.batches({"a": 1.0}, 10.0, first.rng, draw=20)[0]
+    first.train_step(*batch, progress=0.5)
+    first.save()
+    second.begin_from(tmp_path / "first/small.pt")
+    for one, other in zip(first.averaged.parameters(), second.averaged.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.01, atol=1e-6)
+    losses = second.train_step(*batch, progress=0.5)
+    assert torch.isfinite(losses["total"])

@@ -1,0 +1,172 @@
+"""What `tiny-en` is trained on at a step: the losses, and the heads that exist only for them.
+
+Every utterance of a batch is heard twice, by two augmentations (another room, channel and noise,
+another vocal tract, other masks) and at two right contexts. Both answers are held to the text, to
+the phones where they are known and to the teacher's frames; and each is held to the other (CR-CTC,
+arXiv 2410.05101), which is where the model is told that a speaker or a room does not matter, and
+where what the wide context hears teaches the narrow one (dual-mode ASR, arXiv 2010.06030).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.fastconformer import FastConformerRNNT, ModelShape, dropout
+from training.pool import PHONES
+from training.rnnt_loss import rnnt_loss
+from training.teacher import TeacherLoss
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the run is; shares are of the audio, by group of voices (`voice.split("/")[0]`)."""
+
+    seconds_per_batch: float = 1200.0  # as the encoder sees it: both views count
+    learning_rate: float = 2.2e-3
+    weight_decay: float = 1e-2
+    warmup_s: float = 45.0
+    warmup_steps: int = 400
+    clip_norm: float = 1.0
+    gentle: float = 0.0  # share of the way to clean speech that augmentation always keeps
+    gentle_part: float = 0.15  # progress until which augmentation grows from none to full
+    settle: float = 0.0  # share of the way to clean speech that the last 30 % go back
+    small_part: float = 0.15  # progress until which batches are half as large
+    views: int = 2  # augmentations of each utterance in a batch, 1 or 2
+    consistency: float = 0.2  # weight of the views' distance, from `consistency_from` on
+    consistency_from: float = 0.1
+    wobble: float = 0.12  # most that the speed swings within an utterance
+    ctc_weight: float = 0.3
+    rnnt_rows: float = 0.5  # share of a batch that the transducer, the dearest loss, is given
+    rnnt_from: float = 0.1  # progress until which CTC alone aligns the encoder, at half the cost
+    teacher_weight: float = 1.0
+    teacher_floor: float = 0.4  # share of that weight which stays to the end
+    short_part: float = 0.1  # progress until which utterances are short, which align sooner
+    short_s: float = 4.0
+    phones_part: float = 0.8  # progress until which frames are told their phones
+    phones_delay: int = 1  # frames by which that answer comes after the sound
+    ema_decay: float = 0.999
+    right_contexts: dict[int, float] = field(
+        default_factory=lambda: {0: 0.45, 1: 0.2, 6: 0.15, 13: 0.2}
+    )
+    shares: dict[str, float] = field(default_factory=dict)
+    final_shares: dict[str, float] = field(default_factory=dict)
+    final_part: float = 0.75  # progress at which the final shares are reached
+    compiled: bool = False  # the layers by torch.compile
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as the encoder gets it: all first views, then all second ones."""
+
+    mel: Tensor  # [rows, mels, frames]
+    frames: Tensor  # [rows] mel frames
+    right: Tensor  # [rows] right context
+    targets: Tensor  # [rows, tokens]
+    counts: Tensor  # [rows] tokens
+    # Lengths kept on the CPU too: asking the device for them would make it wait.
+    frames_here: Tensor  # [rows] encoder frames
+    counts_here: Tensor
+    phones: Tensor | None = None  # [rows, encoder frames, 2]; -100 where none is known
+    heard: Tensor | None = None  # [rows, encoder frames, size]: the teacher's
+    rnnt: Tensor | None = None  # rows that the transducer's loss is computed on; None is none
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What each loss counts at this moment of the run."""
+
+    aligning: float
+    phones: float
+    teacher: float
+    consistency: float
+
+
+class Student(nn.Module):
+    """The model and the heads that exist only while training."""
+
+    def __init__(self, shape: ModelShape, teacher_size: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.model = FastConformerRNNT(shape)
+        self.ctc = nn.Linear(shape.d_model, shape.vocab_size + 1)
+        self.phones = nn.Linear(shape.d_model, 2 * len(PHONES))
+        self.teacher = TeacherLoss(shape.d_model, teacher_size) if teacher_size else None
+
+    def losses(self, batch: Batch, weights: Weights, half: torch.autocast) -> dict[str, Tensor]:
+        """Return every loss by name, and `total`, their weighted sum."""
+        # Losses inside the stack (arXiv 2102.03216) let its lower part learn before the upper.
+        third = max(1, self.shape.n_layers // 3)
+        taps = (third - 1, 2 * third - 1)
+        with half:
+            encoded, lengths, inner = self.model.encoder(batch.mel, batch.frames, batch.right, taps)
+            heights = torch.stack((encoded, *inner))
+            scores = self.ctc(heights)
+            telling = batch.phones is not None and weights.phones > 0
+            phones = self.phones(heights) if telling else None
+        logs = scores.float().log_softmax(-1)
+        outer, *within = self._ctc(logs, batch)
+        losses = {"ctc": outer, "inner": sum(within) / len(within)}
+        total = weights.aligning * 0.5 * (losses["ctc"] + losses["inner"])
+        if weights.consistency > 0:
+            losses["apart"] = consistency(logs[0], lengths) / batch.counts.sum()
+            total = total + weights.consistency * losses["apart"]
+        if batch.rnnt is not None:
+            losses["rnnt"] = self._rnnt(encoded, lengths, batch, half)
+            total = total + losses["rnnt"]
+        if phones is not None:
+            wanted = batch.phones.expand(len(heights), -1, -1, -1).flatten()
+            guesses = phones.float().unflatten(-1, (2, -1)).flatten(0, -2)
+            apart = F.cross_entropy(guesses, wanted, reduction="sum")
+            losses["phones"] = apart / (wanted >= 0).sum().clamp(min=1)
+            total = total + weights.phones * losses["phones"]
+        if self.teacher and batch.heard is not None and weights.teacher > 0:
+            with half:
+                losses["teacher"] = self.teacher(inner[-1], batch.heard, lengths)
+            total = total + weights.teacher * losses["teacher"]
+        return losses | {"total": total}
+
+    def _ctc(self, logs: Tensor, batch: Batch) -> list[Tensor]:
+        """CTC a token at each height, all in one call: [heights, rows, frames, classes]."""
+        heights = len(logs)
+        apart = F.ctc_loss(
+            logs.flatten(0, 1).transpose(0, 1),
+            batch.targets.repeat(heights, 1),
+            batch.frames_here.repeat(heights),
+            batch.counts_here.repeat(heights),
+            self.model.blank,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return list(apart.view(heights, -1).sum(1) / batch.counts.sum())
+
+    def _rnnt(self, encoded: Tensor, lengths: Tensor, batch: Batch, half: torch.autocast) -> Tensor:
+        model, rows = self.model, batch.rnnt
+        targets, counts = batch.targets[rows], batch.counts[rows]
+        # Forgetting some of its own words keeps the prediction network from reciting the few
+        # human sentences by heart.
+        history = F.pad(targets, (1, 0), value=model.blank)
+        forget = torch.rand(len(targets), 1, device=encoded.device) * 0.3
+        forgotten = torch.rand(history.shape, device=encoded.device) < forget
+        with half:
+            predicted, _ = model.decoder(history.masked_fill(forgotten, model.blank))
+            logits = model.joint(encoded[rows], dropout(predicted, 0.1, True))
+        return rnnt_loss(logits, targets, lengths[rows], counts, model.blank).sum() / counts.sum()
+
+
+def consistency(logs: Tensor, lengths: Tensor) -> Tensor:
+    """Return how far apart two views' answers are, summed over views and frames.
+
+    Args:
+        logs: [2 * batch, frames, classes] log-probabilities, the second view's after the first's.
+        lengths: [2 * batch] frames that hold audio.
+    """
+    one, other = logs.chunk(2)
+    wanted = torch.cat((other, one)).detach()
+    apart = (wanted.exp() * (wanted - logs)).sum(-1)
+    inside = torch.arange(logs.shape[1], device=logs.device) < lengths[:, None]
+    return (apart * inside).sum()
