@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -14,56 +13,22 @@ from voice_agent.alternatives import Choice, load
 from voice_agent.bench.corpus import Clip
 from voice_agent.engine.errors import ModelNotFound
 
-RIGHT = 0
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     """Encoder, decoder and joiner of tiny-en with the metadata that sherpa-onnx reads."""
     pytest.importorskip("sherpa_onnx")
-    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnx")
     models = pytest.importorskip(
         "nemo.collections.asr.models", reason="the export needs the extra 'nemo'"
     )
+    from voice_agent.bench.engine_sherpa import export
     from voice_agent.models import locate
 
     folder = tmp_path_factory.mktemp("export")
     path = str(locate("tiny-en").path)
     model = models.EncDecRNNTBPEModel.restore_from(path, map_location="cpu")
-    model.eval()
-    encoder = model.encoder
-    encoder.set_default_att_context_size([70, RIGHT])
-    model.set_export_config({"cache_support": True})
-    before = Path.cwd()
-    os.chdir(folder)  # NeMo's exporter leaves files beside itself
-    try:
-        encoder.export("encoder.onnx")
-        model.decoder.export("decoder.onnx")
-        model.joint.export("joiner.onnx")
-    finally:
-        os.chdir(before)
-    vocabulary = model.joint.vocabulary
-    lines = [f"{piece} {i}" for i, piece in enumerate([*vocabulary, "<blk>"])]
-    (folder / "tokens.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    streaming = encoder.streaming_cfg
-    graph = onnx.load(folder / "encoder.onnx")
-    meta = {
-        "vocab_size": model.decoder.vocab_size,
-        "window_size": streaming.chunk_size[1] + streaming.pre_encode_cache_size[1],
-        "chunk_size_ms": 80 * (RIGHT + 1), "chunk_shift": streaming.chunk_size[1],
-        "normalize_type": "", "cache_last_channel_dim1": len(encoder.layers),
-        "cache_last_channel_dim2": streaming.last_channel_cache_size,
-        "cache_last_channel_dim3": encoder.d_model, "cache_last_time_dim1": len(encoder.layers),
-        "cache_last_time_dim2": encoder.d_model,
-        "cache_last_time_dim3": encoder.conv_context_size[0],
-        "pred_rnn_layers": model.decoder.pred_rnn_layers,
-        "pred_hidden": model.decoder.pred_hidden, "subsampling_factor": 8,
-        "feat_dim": model.cfg.preprocessor.features,
-        "model_type": "EncDecHybridRNNTCTCBPEModel", "version": "1", "model_author": "NeMo",
-    }  # fmt: skip
-    for key, value in meta.items():
-        graph.metadata_props.add(key=key, value=str(value))
-    onnx.save(graph, folder / "encoder.onnx")
+    export(model.eval(), folder, left=70, right=0)
     return folder
 
 

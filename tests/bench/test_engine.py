@@ -16,7 +16,7 @@ from voice_agent.bench.engine_floor import Ceilings
 from voice_agent.bench.engine_random import FRAMES, LANES, calibrated
 from voice_agent.bench.engine_rows import Report
 from voice_agent.bench.engine_run import Plan, Reference, Run
-from voice_agent.bench.engine_systems import Ours, compare
+from voice_agent.bench.engine_systems import Ours, compare, edits
 from voice_agent.bench.engine_transformers import Transformers, exact, hf_name
 from voice_agent.bench.shapes import random_checkpoint
 from voice_agent.cli import main
@@ -100,6 +100,28 @@ def test_nemo_in_a_batch_says_the_same(made, reference):
         assert reference.compare(nemo, batch, 0) == (reference.total, 0)
     streamed = nemo.stream(iter(reference.windows), 0)
     assert len(streamed.step_s) == len(reference.windows) and min(streamed.step_s) > 0
+
+
+def test_sherpa_streams_an_export_of_the_same_weights_and_is_not_held_to_tokens(made, reference):
+    quiet_nemo(prompts=False)
+    for module in ("onnx", "onnxruntime", "sherpa_onnx"):
+        pytest.importorskip(module)
+    from voice_agent.bench.engine_sherpa import Sherpa
+
+    sherpa = Sherpa(made[0], CPU, torch.float32)
+    streamed = sherpa.stream(iter(reference.windows), 0)
+    assert len(streamed.step_s) == len(reference.windows) and min(streamed.step_s) > 0
+    said = sum(map(len, streamed.tokens))
+    assert 0.3 * reference.total < said < 3 * reference.total
+    total, wrong = reference.compare(sherpa, 8, 0)
+    assert total == reference.total
+    assert 0 < wrong <= total + said
+
+
+def test_edits_are_the_least_that_make_one_of_the_other():
+    assert edits([1, 2, 3], [1, 2, 3]) == 0
+    assert edits([1, 2, 3], [2, 3, 4]) == 2
+    assert edits([], [5, 6]) == edits([5, 6], []) == 2
 
 
 def test_transformers_says_the_same_alone_and_is_caught_where_it_ends_lanes_early(made):

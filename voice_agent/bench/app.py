@@ -30,6 +30,9 @@ def wer(
     ],
     model: Annotated[str, typer.Option(help="Name, path or Hugging Face id.")] = "tiny-en",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    weights: Annotated[
+        str | None, typer.Option(help="int8: 8-bit weights, of this project's engine.")
+    ] = None,
     right_context: Annotated[
         list[int] | None,
         typer.Option("--right-context", help="Repeat for several; all of the model's by default."),
@@ -50,7 +53,7 @@ def wer(
     """
     from voice_agent.bench.wer import run
 
-    run(manifest, model, device, right_context, full, language, by_source, out, live)
+    run(manifest, model, device, right_context, full, language, by_source, out, live, weights)
 
 
 app.command()(engine)

@@ -2,8 +2,8 @@
 
 engine            the command (here)
 engine_run        comparison and timing of steps
-engine_systems    our engine as a system; engine_nemo, engine_transformers the others, which
-                  engine_peers imports, checks and measures
+engine_systems    our engine as a system; engine_nemo, engine_transformers, engine_sherpa
+                  the others, which engine_peers imports, checks and measures
 engine_floor      least bytes and operations of a step; what the machine can do at most
 engine_load       streams at real-time pace, and the largest number that holds
 engine_random     random weights that emit tokens at a realistic rate; engine_audio, shapes
@@ -47,7 +47,11 @@ def engine(
     ] = "1,8,64",
     steps: Annotated[int, typer.Option(min=10, help="To time, for each batch.")] = 200,
     beside: Annotated[
-        str, typer.Option(help="nemo,transformers: what to measure beside us; installed, none.")
+        str,
+        typer.Option(
+            help="What to measure beside us: nemo, transformers, sherpa-onnx (8-bit weights), "
+            "sherpa-onnx-float32, between commas; installed: the first two; none."
+        ),
     ] = "installed",
     beside_up_to: Annotated[int, typer.Option(help="Largest batch of the others.")] = 1024,
     weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights.")] = None,

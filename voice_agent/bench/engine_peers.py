@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from voice_agent.bench.engine_run import Reference, Run
@@ -43,6 +44,12 @@ class Peer:
 
                 Nemo.need()
                 peer = cls(name, Nemo, checkpoint, reference)
+            elif name.startswith("sherpa-onnx"):
+                from voice_agent.bench.engine_sherpa import Sherpa
+
+                Sherpa.need()
+                kind = partial(Sherpa, int8=name == "sherpa-onnx")
+                peer = cls(name, kind, checkpoint, reference)
             else:
                 from voice_agent.bench.engine_transformers import Transformers, exact
 
@@ -62,7 +69,9 @@ class Peer:
         plan = run.plan
         try:
             system = self.kind(self.checkpoint, plan.device, torch.float32)
-            if not plan.exact:
+            if hasattr(system, "unheld"):
+                run.leave_out(f"{self.name}'s tokens", system.unheld)
+            elif not plan.exact:
                 self._check_in_float32(run, system)
                 system.cast(plan.torch_dtype())
             run.time_system(system, self.checkpoint, self.reference, batches, deadline)

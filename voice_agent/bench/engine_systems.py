@@ -221,3 +221,14 @@ def compare(said: list[list[int]], wanted: list[list[int]]) -> tuple[int, int]:
         compared += same + (a != b)
         wrong += a != b
     return compared, wrong
+
+
+def edits(said: list[int], wanted: list[int]) -> int:
+    """Least insertions, deletions and substitutions that make one of the other (Levenshtein)."""
+    before = list(range(len(wanted) + 1))
+    for row, a in enumerate(said, 1):
+        now = [row]
+        for column, b in enumerate(wanted, 1):
+            now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (a != b)))
+        before = now
+    return before[-1]

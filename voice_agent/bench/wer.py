@@ -42,6 +42,7 @@ class Row:
 
     Attributes:
         model: as it was asked for.
+        weights: "int8", or None for the floating-point ones.
         right_context: of the streaming; None for a model without one.
         final_pass: "stream" or "full".
         source: of the clips, or "all".
@@ -56,6 +57,7 @@ class Row:
     """
 
     model: str
+    weights: str | None
     right_context: int | None
     final_pass: str
     source: str
@@ -236,6 +238,7 @@ def run(
     by_source: bool,
     out: Path | None,
     live: int = 0,
+    weights: str | None = None,
 ) -> list[Row]:
     """Measure and print; see `voice-agent bench wer --help`."""
     from rich.console import Console
@@ -244,7 +247,7 @@ def run(
 
     console = Console(stderr=True)
     clips = read_manifest(manifest, language)
-    recognizer = load_recognizer(model, device=device)
+    recognizer = load_recognizer(model, device=device, weights=weights)
     rows: list[Row] = []
     print("| right context | final | clips | words | WER % [95 %] | RTF | time to final, ms "
           "p50 / p95 | source |")  # fmt: skip
@@ -266,6 +269,7 @@ def run(
             texts,
             by_source,
             model=model,
+            weights=weights,
             right_context=right,
             final_pass=final_pass,
             rtf=rtf,
