@@ -119,7 +119,7 @@ class Reference:
         """Tokens compared, and wrong ones, of a system that steps in batches of this size.
 
         A small batch takes the lanes in turns; a large one holds all of them among strangers. Of
-        one that is not held to its tokens (it says why, as `unheld`) edits of the whole are counted.
+        one that is not held to its tokens (`unheld` says why) all edits are counted.
         """
         lanes = len(self.tokens)
         others = _pool(batch, self.windows.shape[2]) if batch > lanes else []
@@ -258,7 +258,8 @@ class Run:
         p50, p95, p99 = (float(p) for p in np.percentile(taken, [50, 95, 99]))
         return StepRow(
             system=system.name, includes=system.includes, machine=self.machine,
-            commit=self.commit, model=plan.model, dtype=getattr(system, "precision", plan.precision), right=plan.right,
+            commit=self.commit, model=plan.model,
+            dtype=getattr(system, "precision", plan.precision), right=plan.right,
             chunk_ms=round(1000 * chunks.frames * config.frame_s), batch=batch, steps=len(taken),
             p50_ms=p50, p95_ms=p95, p99_ms=p99, features_ms=parts.get("features"),
             encoder_ms=parts.get("encoder"), decoder_ms=parts.get("decoder"),
