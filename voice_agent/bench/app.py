@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,7 +31,7 @@ def wer(
     model: Annotated[str, typer.Option(help="Name, path or Hugging Face id.")] = "tiny-en",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     weights: Annotated[
-        str | None, typer.Option(help="int8: 8-bit weights, of this project's engine.")
+        Literal["int8"] | None, typer.Option(help="8-bit weights, of this project's engine.")
     ] = None,
     right_context: Annotated[
         list[int] | None,

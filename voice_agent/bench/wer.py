@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -238,7 +238,7 @@ def run(
     by_source: bool,
     out: Path | None,
     live: int = 0,
-    weights: str | None = None,
+    weights: Literal["int8"] | None = None,
 ) -> list[Row]:
     """Measure and print; see `voice-agent bench wer --help`."""
     from rich.console import Console
