@@ -149,8 +149,7 @@ def visit(browse, microphone) -> Callable[[str, Clip | None], Visit]:
     return visit
 
 
-AGAIN_S = 20.0
-AGAIN = (AGAIN_S, AGAIN_S, 60.0)
+AGAIN = (10.0, 10.0, 10.0, 60.0)
 
 
 @pytest.fixture(scope="package")
