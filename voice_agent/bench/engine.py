@@ -54,8 +54,8 @@ def engine(
         ),
     ] = "installed",
     beside_up_to: Annotated[int, typer.Option(help="Largest batch of the others.")] = 1024,
-    weights: Annotated[Literal["int8"] | None, typer.Option(help="8-bit weights.")] = None,
-    kv: Annotated[Literal["int8"] | None, typer.Option(help="8-bit keys and values.")] = None,
+    weights: Annotated[str | None, typer.Option(help="int8: 8-bit weights.")] = None,
+    kv: Annotated[str | None, typer.Option(help="int8: 8-bit keys and values.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of one operation, on a CPU.")] = None,
     max_token_error: Annotated[
         float | None,
