@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from voice_agent.engine.errors import CorruptCheckpoint, ModelNotFound, UnsupportedCheckpoint
+from voice_agent.engine.hub import snapshot
 
 Decoding = Literal["ctc", "rnnt"]
 HUB_ID = "ai4bharat/indic-conformer-600m-multilingual"
@@ -108,7 +109,6 @@ def find(model: str) -> Path:
 
 
 def _from_hub(model: str) -> Path:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -116,14 +116,8 @@ def _from_hub(model: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    wanted = ["config.json", "assets/*"]
-    # A download that was broken off leaves a folder too: `read` names the file that it lacks.
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(snapshot_download(model, allow_patterns=wanted))
+        return snapshot(model, ["config.json", "assets/*"])
     except GatedRepoError as error:
         raise ModelNotFound(
             model,

@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from voice_agent.engine.errors import CorruptCheckpoint, ModelNotFound, UnsupportedCheckpoint
+from voice_agent.engine.hub import snapshot
 from voice_agent.engine.lid.base import LanguageScores, speech_seconds
 from voice_agent.engine.recognizer import as_float32
 
@@ -164,16 +165,10 @@ def _find(model: str) -> Path:
         return folder
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ModelNotFound(model, "no such directory, and not a Hugging Face id (owner/name)")
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = [CONFIG, LABELS, "*.ckpt"]
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(snapshot_download(model, allow_patterns=wanted))
+        return snapshot(model, [CONFIG, LABELS, "*.ckpt"])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelNotFound(
             model,
