@@ -195,12 +195,12 @@ def smoke(args: argparse.Namespace) -> None:
         ema_decay=0.9,
         rnnt_from=0.0,
     )
-    trainer = train(args, recipe, max_steps=80)
+    trainer = train(args, recipe, max_steps=110)
     rows = [json.loads(r) for r in (trainer.out / "log.jsonl").read_text().splitlines()]
     first = rows[0]["rnnt"]
     batches = trainer.pool.batches({"espeak": 1.0}, 10.0, trainer.rng, draw=40)
     last = float(trainer.train_step(*batches[0], progress=1.0)["rnnt"])
-    if not last < 0.6 * first:
+    if not last < 0.5 * first:
         raise SystemExit(f"the loss did not fall: {first:.3f} at first, {last:.3f} at last")
     args.out = args.work / "smoke.nemo"
     export(args)

@@ -51,12 +51,13 @@ def test_a_process_that_finds_no_processor_is_excused():
     rival = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         os.sched_setaffinity(rival.pid, core)
-        spent = spent_by("import os; os.nice(19)\n" + SPINNING, cores=core)
+        # The kernel counts a wait when it ends, so a look of one wait's length may miss it.
+        spent = spent_by("import os; os.nice(19)\n" + SPINNING, seconds=1.2, cores=core)
     finally:
         rival.kill()
         rival.wait()
-    assert spent.starved > 0.2
-    assert spent.held_against(0.6, computing=False) < 0.2
+    assert spent.starved > 0.8
+    assert spent.held_against(1.2, computing=False) < 0.4
 
 
 def test_a_stopped_process_is_not():
