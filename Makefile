@@ -37,7 +37,8 @@ serve: setup
 	@$(BIN)/voice-agent serve
 
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# A process that crashes ends the run: with a second one in its place, xdist waits for ever.
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 
 soak: setup
 	@$(BIN)/python -m tests.soak

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from training.mel import SAMPLE_RATE
+from voice_agent.services.espeak_ng import load_private_library
 
 Speak = Callable[[str, random.Random], tuple[np.ndarray, str]]
 
@@ -159,7 +160,7 @@ class Espeak:
     def __init__(self) -> None:
         import espeakng_loader
 
-        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        self.library = load_private_library()
         self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         data = espeakng_loader.get_data_path().encode()
         self.rate = self.library.espeak_Initialize(2, 0, data, 0)  # synchronous

@@ -1,6 +1,8 @@
 """espeak-ng: the library on its thread, and the Pipecat service over it."""
 
 import asyncio
+import subprocess
+import sys
 from contextlib import aclosing
 
 import numpy as np
@@ -53,6 +55,42 @@ async def test_voices_that_share_the_library_do_not_mix():
     # Not to the sample: the library's breath is random.
     assert [seconds(said) for said in crowd] == pytest.approx(alone * 4, abs=0.01)
     assert alone[1] > alone[0] + 0.1
+
+
+def test_another_user_of_the_library_in_the_process_does_not_touch_ours():
+    """In a process of its own: with shared state it dies of a segmentation fault."""
+    done = subprocess.run([sys.executable, "-c", _TWO_USERS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["spoke", "spoke"]
+
+
+_TWO_USERS = """
+import asyncio, ctypes, espeakng_loader
+from voice_agent.services.espeak_ng import espeak_ng
+
+async def say():
+    print("spoke" if [piece async for piece in espeak_ng().speak("hello", "en")] else "silent")
+
+asyncio.run(say())
+other = ctypes.CDLL(espeakng_loader.get_library_path())
+other.espeak_Initialize(2, 0, espeakng_loader.get_data_path().encode(), 0)
+other.espeak_Terminate()
+asyncio.run(say())
+"""
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_closes_in_mid_speech_ends_it_quietly():
+    async def leave() -> None:
+        speech = espeak_ng().speak(" ".join([ENGLISH] * 200), "en")
+        await anext(speech)
+        held.append(speech)  # else its end would stop it in order
+
+    held: list = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    asyncio.run(asyncio.wait_for(say(ENGLISH), timeout=5.0))
 
 
 async def test_kannada_is_spoken():

@@ -1,7 +1,8 @@
 """espeak-ng from its PyPI wheel: text in, 16-bit mono audio out, while it is being made.
 
-The library keeps one global state and is not thread-safe, so one thread of the process calls it
-and utterances take their turn. That costs nobody anything: it makes an hour of speech in seconds.
+The library keeps one global state and is not thread-safe, so we load a copy that nobody else in
+the process has, one thread calls it, and utterances take their turn. That costs nobody anything:
+it makes an hour of speech in seconds.
 
     async for pcm in espeak_ng().speak("hello", ["en-us"]): ...    # 100 ms a piece
 
@@ -12,6 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
+import shutil
+import tempfile
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +62,29 @@ class _Voice(ctypes.Structure):
 _loading = threading.Lock()
 
 
+def load_private_library() -> ctypes.CDLL:
+    """Load the wheel's library with a global state of its own.
+
+    Another user of the wheel in the process (phonemizer, Kokoro) may start, set up and end the
+    library as it likes; done to ours, that is a segmentation fault in our next utterance.
+
+    Raises:
+        OSError: it cannot be read, copied or loaded.
+    """
+    import espeakng_loader
+
+    path = espeakng_loader.get_library_path()
+    if hasattr(os, "memfd_create"):  # a container's /tmp may forbid to execute what is in it
+        # Never closed: the loader takes a second library under the same number for this one.
+        descriptor = os.memfd_create("espeak-ng")
+        with open(descriptor, "wb", closefd=False) as copy:
+            copy.write(Path(path).read_bytes())
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    with tempfile.NamedTemporaryFile(prefix="espeak-ng-", suffix=".so") as file:
+        shutil.copyfile(path, file.name)
+        return ctypes.CDLL(file.name)
+
+
 def espeak_ng() -> EspeakNg:
     """The process's espeak-ng, loaded on the first call (a few milliseconds). Any thread.
 
@@ -86,7 +113,7 @@ class EspeakNg:
 
         self._data = Path(espeakng_loader.get_data_path())
         try:
-            self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+            self._library = load_private_library()
         except OSError as error:
             raise SpeechError(f"espeak-ng cannot be loaded: {error}") from error
         self.sample_rate: int = self._library.espeak_Initialize(
@@ -142,10 +169,16 @@ class EspeakNg:
         pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
         stop = threading.Event()
 
+        def tell(piece: bytes | None) -> None:
+            try:
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+            except RuntimeError:  # the loop was closed: nobody listens any more
+                stop.set()
+
         def on_audio(samples: Sequence[int], count: int, _events: object) -> int:
             if count and samples:
                 pcm = ctypes.string_at(samples, 2 * count)  # type: ignore[arg-type]
-                loop.call_soon_threadsafe(pieces.put_nowait, pcm)
+                tell(pcm)
             return _ABORT if stop.is_set() else _GO_ON
 
         def run() -> None:
@@ -153,7 +186,7 @@ class EspeakNg:
                 if not stop.is_set():  # else nobody waits for it any more
                     self._synthesise(text, voice, rate, _OnAudio(on_audio))
             finally:
-                loop.call_soon_threadsafe(pieces.put_nowait, None)
+                tell(None)
 
         done = loop.run_in_executor(self._thread, run)
         try:
