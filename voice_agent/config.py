@@ -8,7 +8,7 @@
     ├── llm      an OpenAI-compatible endpoint, or (no url) the echo stand-in
     ├── tts      which synthesiser, which voice for which language
     ├── gate     several languages by ear (config_gate.py)
-    ├── server   address, ICE servers, how many sessions
+    ├── server   address, ICE servers, how many sessions (config_server.py)
     └── log, tracing   what operators are told (config_operations.py)
 
 `Settings()` is the defaults and reads nothing. `load_settings` merges, weakest first: a TOML or
@@ -19,7 +19,6 @@ No Pipecat and no torch here: the command line imports this module before it kno
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -27,9 +26,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -40,7 +36,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from voice_agent.config_errors import ConfigError, Location, Source, did_you_mean, explain
 from voice_agent.config_gate import GateConfig
+from voice_agent.config_group import Group, matching
 from voice_agent.config_operations import LogConfig, TracingConfig
+from voice_agent.config_server import ServerSettings
 from voice_agent.config_sources import merge, nested, read_file
 
 ENV_PREFIX = "VOICE_AGENT_"
@@ -55,22 +53,10 @@ DEFAULT_SYSTEM_PROMPT = (
 )
 
 
-def _matching(pattern: str, words: str) -> AfterValidator:
-    """Accept strings of one form; `words` says which to somebody who wrote another."""
-
-    def check(value: str) -> str:
-        if re.fullmatch(pattern, value) is None:
-            raise ValueError(f"must be {words}")
-        return value
-
-    return AfterValidator(check)
-
-
-_Device = Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
-_HttpUrl = Annotated[str, _matching(r"https?://.+", "a URL that starts with http:// or https://")]
-_IceUrl = Annotated[str, _matching(r"(stuns?|turns?):.+", "a URL that starts with stun: or turn:")]
+_Device = Annotated[str, matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
+_HttpUrl = Annotated[str, matching(r"https?://.+", "a URL that starts with http:// or https://")]
 _Language = r"auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*"
-_LanguageCode = Annotated[str, _matching(_Language, 'a code such as "en" or "kn", or auto')]
+_LanguageCode = Annotated[str, matching(_Language, 'a code such as "en" or "kn", or auto')]
 
 
 def _known_system(name: str) -> str:
@@ -86,13 +72,7 @@ def _known_system(name: str) -> str:
     return name
 
 
-class _Group(BaseModel):
-    """Base of every group: immutable, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class SttSettings(_Group):
+class SttSettings(Group):
     """Speech recognition.
 
     Attributes:
@@ -142,7 +122,7 @@ class SttSettings(_Group):
         return self.model if "model" in self.model_fields_set else None
 
 
-class VadSettings(_Group):
+class VadSettings(Group):
     """Voice activity detection (Silero, inside Pipecat).
 
     Attributes:
@@ -170,7 +150,7 @@ class VadSettings(_Group):
         return self
 
 
-class TurnSettings(_Group):
+class TurnSettings(Group):
     """End of the user's turn, which may hold several VAD segments.
 
     Attributes:
@@ -186,7 +166,7 @@ class TurnSettings(_Group):
     incomplete_pause_s: float = Field(default=3.0, gt=0, le=30)
 
 
-class LlmSettings(_Group):
+class LlmSettings(Group):
     """The language model.
 
     Attributes:
@@ -210,7 +190,7 @@ class LlmSettings(_Group):
         return self
 
 
-class TtsSettings(_Group):
+class TtsSettings(Group):
     """Speech synthesis.
 
     Attributes:
@@ -230,64 +210,7 @@ class TtsSettings(_Group):
     url: str | None = None
 
 
-class IceServer(_Group):
-    """A STUN or TURN server, under the names that WebRTC uses."""
-
-    urls: _IceUrl
-    username: str | None = None
-    credential: SecretStr | None = None
-
-
-def _bare_url_is_an_ice_server(value: object) -> object:
-    return {"urls": value} if isinstance(value, str) else value
-
-
-class ServerSettings(_Group):
-    """The web server.
-
-    Attributes:
-        host: address to listen on; loopback unless said otherwise.
-        port: TCP port; 0 picks a free one.
-        ice_servers: STUN and TURN servers that both sides of a WebRTC call use; each a URL or
-            a table of urls, username and credential.
-        max_sessions: conversations at once; the next one is refused with 503.
-        idle_timeout_s: seconds without speech from either side after which a session ends.
-        keys: file of bearer keys (`voice_agent.server.keys`); None serves this machine alone.
-        allowed_origins: web origins, besides the server's own, whose pages may call it; "*" for
-            all.
-        hosts: names that clients may call it by; none for any where there are keys, and for
-            those of this machine where there are not.
-        tls_certificate: PEM file of the certificate chain, to speak https and wss; None for
-            http and ws, behind a proxy or on this machine.
-        tls_key: PEM file of its private key, where that is another file.
-        transcription_only: serve `/v1` alone: no agent, no page, and nothing of Pipecat imported.
-        front_ends: processes that talk to clients, each on a core of its own, while another one
-            owns the model; 0 for one process that does everything.
-        event_loop: "asyncio", "uvloop" (the extra `scale`), or "auto" for uvloop where it is.
-    """
-
-    host: str = Field(default="127.0.0.1", min_length=1)
-    port: int = Field(default=7860, ge=0, le=65535)
-    ice_servers: tuple[Annotated[IceServer, BeforeValidator(_bare_url_is_an_ice_server)], ...] = ()
-    max_sessions: int = Field(default=8, ge=1)
-    idle_timeout_s: float = Field(default=300.0, gt=0)
-    keys: Path | None = None
-    allowed_origins: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    transcription_only: bool = False
-    front_ends: int = Field(default=0, ge=0, le=256)
-    event_loop: Literal["auto", "asyncio", "uvloop"] = "auto"
-
-    @model_validator(mode="after")
-    def _a_key_is_for_a_certificate(self) -> ServerSettings:
-        if self.tls_key is not None and self.tls_certificate is None:
-            raise ValueError("tls_key is set but tls_certificate is not; https needs both")
-        return self
-
-
-class Settings(_Group):
+class Settings(Group):
     """One agent's settings. Immutable; see the module docstring for the sources.
 
     Attributes:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from voice_agent.config_group import Group
 
 if TYPE_CHECKING:
     from voice_agent.engine.gate_policy import GateSettings
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 _PARTS = ("enabled", "languages", "identifier", "identifier_model")
 
 
-class GateConfig(BaseModel):
+class GateConfig(Group):
     """The language gate. `stt` serves the default language, `language`, at once.
 
     Attributes:
@@ -39,8 +41,6 @@ class GateConfig(BaseModel):
         memory: share of the past that one more segment leaves.
         patience_s: seconds that a final which is ready waits for the identifier at most.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     enabled: bool = False
     languages: dict[str, str] = Field(default={"kn": "tiny-kn"}, min_length=1)

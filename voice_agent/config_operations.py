@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from voice_agent.config_group import Group
 
 
-class LogConfig(BaseModel):
+class LogConfig(Group):
     """What is logged, on stderr. `--verbose` sets the level to "INFO".
 
     Attributes:
@@ -16,13 +18,11 @@ class LogConfig(BaseModel):
         level: the least severe that is logged.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     format: Literal["text", "json"] = "text"
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
 
 
-class TracingConfig(BaseModel):
+class TracingConfig(Group):
     """OpenTelemetry traces of calls and transcription sessions (the extra `tracing`).
 
     Attributes:
@@ -31,8 +31,6 @@ class TracingConfig(BaseModel):
             (`OTEL_EXPORTER_OTLP_HEADERS`).
         service: what traces call this server.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str | None = Field(default=None, pattern=r"^https?://.+")
     service: str = Field(default="voice-agent", min_length=1)

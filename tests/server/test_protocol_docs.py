@@ -15,7 +15,7 @@ import soundfile
 from fastapi.responses import HTMLResponse
 
 from tests.support.serving import Serve, Server, serve, silence, speech  # noqa: F401 - a fixture
-from voice_agent.config import ServerSettings
+from voice_agent.config_server import ServerSettings
 from voice_agent.server import files, listen_query, listening
 from voice_agent.server.keys import KeyFile
 from voice_agent.server.limits import StreamLimits

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
-from voice_agent.config import ServerSettings
+from voice_agent.config_server import ServerSettings
 from voice_agent.server.keys import Key, KeyFile
 
 _OPENAI_SUBPROTOCOL = "openai-insecure-api-key."

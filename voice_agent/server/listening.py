@@ -13,8 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from voice_agent.config import ServerSettings
 from voice_agent.config_errors import ConfigError
+from voice_agent.config_server import ServerSettings
 from voice_agent.server.agent import Agent
 from voice_agent.server.errors import CannotListen
 
