@@ -13,53 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.fakes import CHUNKS, AheadRunner
+from tests.engine.fakes import CHUNKS
+from tests.link.loud import Loud, ended, hosted, noise, say, told
 from tests.support.collect import Collector
 from tests.support.serving import eventually
-from voice_agent.engine.outside import Outside
-from voice_agent.engine.recognizer import Failed, Final, Partial, StreamOptions, deliver_here
+from voice_agent.engine.recognizer import Failed, Partial, StreamOptions
 from voice_agent.engine.rings import Rings
-from voice_agent.engine.scheduler import Scheduler
-from voice_agent.engine.text import Tokenizer, Transcript
 from voice_agent.link.client import EngineClient
-from voice_agent.link.host import EngineHost
-from voice_agent.server.watch import WatchedRecognizer
-
-TOKENS = Tokenizer(tuple(f" {i}" if i % 2 else str(i) for i in range(1001)))
-
-
-class Loud:
-    """Says how loud each chunk is. Implements `Recognizer`, with a scheduler and a fake device."""
-
-    name, languages, streaming = "loud", ("en",), True
-
-    def __init__(self, slots: int = 4) -> None:
-        self.scheduler = Scheduler(
-            AheadRunner(), CHUNKS, lambda: Transcript(TOKENS, 0.08), slots=slots, language="en"
-        )
-        s = self.scheduler
-        self.stats = s.stats
-        self.outside = Outside(s.rings, s.wake, s.takers, TOKENS, 0.08, "en")
-        s.start("test-engine")
-
-    def open(self, on_event, *, deliver=deliver_here, options=None):
-        options = options or StreamOptions()
-        return self.scheduler.open(on_event, deliver, options, options.right_context or 0)
-
-    def close(self):
-        self.scheduler.stop()
-
-
-@asynccontextmanager
-async def hosted(path: Path, **options) -> AsyncIterator[Loud]:
-    recognizer = Loud(**options)
-    host = EngineHost(WatchedRecognizer(recognizer))
-    await host.listen(path)
-    try:
-        yield recognizer
-    finally:
-        await host.close()
-        recognizer.close()
 
 
 @asynccontextmanager
@@ -69,29 +29,6 @@ async def linked(tmp_path: Path, **options) -> AsyncIterator[tuple[EngineClient,
         await client.connect()
         yield client, recognizer
         client.close()
-
-
-def noise(seed: int, samples: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    loud = np.repeat(rng.uniform(0.05, 1, samples // 1000 + 1), 1000)[:samples]
-    return (loud * 32767 * np.sign(rng.standard_normal(samples))).astype(np.int16)
-
-
-async def ended(said: Collector, count: int) -> list[Final]:
-    await eventually(lambda: len(said.finals) >= count)
-    return said.finals
-
-
-def told(finals: list[Final]) -> list[tuple]:
-    """All of them but how long they took."""
-    return [(f.text, f.tokens, f.words, f.language, f.audio_s) for f in finals]
-
-
-def say(stream, segments: list[np.ndarray], piece: int) -> None:
-    for audio in segments:
-        for at in range(0, len(audio), piece):
-            stream.feed(audio[at : at + piece])
-        stream.finish()
 
 
 @pytest.mark.parametrize("kind", ["int16", "float32"])

@@ -277,6 +277,17 @@ async def test_a_recogniser_that_is_stuck_ends_the_session_with_an_error(serve: 
     await server.quiet()
 
 
+async def test_a_recording_has_as_long_as_it_lasts_before_its_text_is_due(serve: Serve) -> None:
+    gate = threading.Event()
+    recognizer = ScriptedRecognizer(HELLO, gate=gate)
+    server = await serve(recognizer=recognizer, limits=StreamLimits(stuck_s=0.3))
+    talking = asyncio.create_task(talk(server.listen(endpointing="false"), pieces(speech(9.0))))
+    await eventually(lambda: bool(recognizer.opened) and recognizer.opened[0].finished == 1)
+    await asyncio.sleep(1.0)  # longer than a text may be owed that is due
+    gate.set()
+    assert [m["type"] for m in await talking] == ["Results", "Metadata"]
+
+
 async def test_clients_that_vanish_mid_word_leave_nothing_behind(serve: Serve) -> None:
     server = await serve(HELLO, max_sessions=4)
 

@@ -30,9 +30,11 @@ class Target:
 
     Attributes:
         port: on this machine.
+        pid: of its process.
     """
 
     port: int
+    pid: int
 
     @property
     def http(self) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.soak.faults import FAULTS
-from tests.soak.soak import slope, soak, target
+from tests.soak.soak import SLOPE_LIMIT, Report, slope, soak, target
 from tests.support.checkpoints import random_nemo
 
 
@@ -21,3 +24,50 @@ async def test_bad_clients_change_no_transcript_and_leave_nothing_behind(tmp_pat
 @pytest.mark.parametrize(("growth", "expected"), [(0.0, 0.0), (100.0, 6000.0)])
 def test_the_slope_of_memory_is_by_the_minute(growth: float, expected: float) -> None:
     assert slope([(t, 5e8 + growth * t) for t in range(10)]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_what_the_first_rounds_take_is_not_held_against_the_server() -> None:
+    warming = [500e6, 600e6, 605e6, 609e6] + [610e6] * 11
+    report = Report(memory=[(40.0 * i, size) for i, size in enumerate(warming)])
+    assert report.slope == pytest.approx(0.0, abs=1e-3)
+    assert Report(memory=report.memory[:9]).slope is None, "too few to judge by"
+
+
+def test_a_step_that_is_taken_once_is_no_leak_and_one_a_round_is() -> None:
+    once = [600e6] * 8 + [600e6 + 3.5 * 2**20] * 7
+    every = [600e6 + i * 2**20 for i in range(15)]
+    grows = [
+        Report(memory=[(35.0 * i, s) for i, s in enumerate(sizes)]).slope for sizes in (once, every)
+    ]
+    assert grows[0] < SLOPE_LIMIT < grows[1]
+
+
+KEEPING = """
+from tests.soak.server import give_back
+
+def resident():
+    give_back()
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def cycles():
+    for i in range(200_000):
+        a = [bytes(300)]
+        a.append(a)
+
+resident()
+before = resident()
+dropped = [bytes(2_000) for i in range(50_000)]
+cycles()
+del dropped[::2], dropped[:]
+cycles()
+dropped = resident() - before
+kept = [bytes(2_000) for i in range(10_000)]
+print(dropped, resident() - before - dropped)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_that_is_kept_is_told_from_memory_that_was_dropped() -> None:
+    said = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, check=True)
+    dropped, kept = map(int, said.stdout.split())
+    assert dropped < 5e6 and kept > 15e6

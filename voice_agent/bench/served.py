@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _LOADING_S = 300.0
@@ -49,6 +49,7 @@ def started(
     *,
     cores: Collection[int] | None = None,
     shaped: bool = False,
+    program: Sequence[str] = ("voice_agent.cli", "serve"),
 ) -> Iterator[Started]:
     """Start a server on a free port and stop it with SIGTERM.
 
@@ -56,6 +57,7 @@ def started(
         settings: dotted (`{"stt.model": "tiny-en"}`).
         cores: numbers of those that it may run on; None for any.
         shaped: `stt.model` names a shape, which gets random weights.
+        program: module and arguments that serve, unless it is shaped.
 
     Yields:
         The server, once it is ready.
@@ -67,7 +69,7 @@ def started(
         f"VOICE_AGENT_{name.upper().replace('.', '__')}": str(value)
         for name, value in settings.items()
     }
-    program = ["voice_agent.bench.shaped"] if shaped else ["voice_agent.cli", "serve"]
+    program = ["voice_agent.bench.shaped"] if shaped else program
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
         port = sock.getsockname()[1]
         address = f"127.0.0.1:{port}"

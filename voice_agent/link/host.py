@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -49,8 +50,9 @@ from voice_agent.link.packing import (
 )
 
 STATS_EVERY_S = 0.5
-_UNREAD_BYTES = 64 << 20  # a front-end that leaves more than that unread is stuck
-_QUIET_S = 6.0
+UNREAD_BYTES = 64 << 20
+"""A front-end that leaves more than that unread is stuck."""
+QUIET_S = 6.0
 """Seconds for which slots of a front-end that was cut off are nobody's.
 
 It may not have noticed yet, and go on writing into their rings; one that is silent for so long has
@@ -61,13 +63,23 @@ been killed.
 class EngineHost:
     """See the module docstring."""
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        unread_bytes: int = UNREAD_BYTES,
+        later: Callable[[float, Callable[[], object]], object] | None = None,
+    ) -> None:
         """Serve a recogniser; `close` does not close it.
 
         Args:
             recognizer: loaded.
+            unread_bytes: that a front-end may leave unread before it is cut off.
+            later: calls something after so many seconds; None for the event loop.
         """
         self.recognizer = recognizer
+        self.unread_bytes = unread_bytes
+        self.later = later
         self.outside: Outside | None = getattr(recognizer, "outside", None)
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
@@ -204,7 +216,7 @@ class _Connection(asyncio.Protocol):
         if self._host.outside is not None:
             self._host.outside.takers.remove(self._taker)
         if self._cut:
-            self._loop.call_later(_QUIET_S, self._close_streams)
+            (self._host.later or self._loop.call_later)(QUIET_S, self._close_streams)
         else:
             self._close_streams()
 
@@ -226,7 +238,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport.write(message)
-        if self._transport.get_write_buffer_size() > _UNREAD_BYTES:
+        if self._transport.get_write_buffer_size() > self._host.unread_bytes:
             logger.error("a front-end reads nothing any more; its connection is cut")
             self._cut_off()
 

@@ -24,6 +24,7 @@ from loguru import logger
 from starlette.websockets import WebSocket, WebSocketState
 
 from voice_agent.engine.recognizer import Deliver
+from voice_agent.server.debt import Debt
 from voice_agent.server.limits import Pace, StreamLimits
 from voice_agent.server.serial import Serial
 from voice_agent.server.sessions import session_header
@@ -101,8 +102,7 @@ class StreamCall:
         self._over = asyncio.Event()
         self._afterwards: list[Callable[[], object]] = []
         self._grace: asyncio.TimerHandle | None = None
-        self._paid = 0
-        self._stuck: asyncio.TimerHandle | None = None
+        self._debt = Debt(limits.stuck_s, self._give_up, later=self._loop.call_later)
         self._counted_s = self._paced_s = 0.0
         self._pace = Pace(limits.pace, limits.burst_s, time.monotonic())
 
@@ -137,9 +137,9 @@ class StreamCall:
                     async with asyncio.timeout(_CLOSE_HANDSHAKE_S):
                         await self._over.wait()
         finally:
-            for timer in (self._grace, self._stuck):
-                if timer is not None:
-                    timer.cancel()
+            if self._grace is not None:
+                self._grace.cancel()
+            self._debt.forget()
             self._over.set()
             self._serial.post(self.session.close)
             for then in self._afterwards:
@@ -329,11 +329,13 @@ class StreamCall:
 
     def _queue(self, generation: int, texts: Sequence[str], ended: Ended | None) -> None:
         self._progress.set()
-        self._watch_debt()
         heard_s = self.session.heard_s
         if heard_s > self._counted_s:
             self._on_audio(heard_s - self._counted_s)
+            self._debt.hear(heard_s - self._counted_s)
             self._counted_s = heard_s
+        if not self.over:
+            self._debt.watch(self.session.owed, self.session.paid)
         connection = self._connection
         if connection is None or connection.generation != generation:
             # Non-resumable sessions are always settled.
@@ -349,19 +351,9 @@ class StreamCall:
             self._on_drop("unread")
             connection.task.cancel()
 
-    def _watch_debt(self) -> None:
-        """Give the recogniser `stuck_s` for each text that it owes."""
-        paid, self._paid = self._paid, self.session.paid
-        if self._stuck is not None and self._paid > paid:
-            self._stuck.cancel()
-            self._stuck = None
-        if self._stuck is None and self.session.owed and not self.over:
-            limit_s = self._limits.stuck_s
-            text = f"the recogniser has owed a text for {limit_s:g} s"
-            self._stuck = self._loop.call_later(limit_s, self._give_up, text)
-
-    def _give_up(self, text: str) -> None:
+    def _give_up(self) -> None:
         self._on_drop("stuck")
+        text = f"the recogniser has owed a text for {self._limits.stuck_s:g} s"
         self._fail(SERVER_FAILED, "ServerError", text)
 
     async def _send(self, connection: _Connection) -> None:
