@@ -42,10 +42,13 @@ begin() { # begin NAME COMMAND...
 }
 
 voice() { # voice NAME SEED VOICES HOURS DEVICE
+    # The last third of training has the device to itself: what is made then is hardly played.
+    local left=$(($(cat "$WORK/began") + MINUTES * 40 - $(date +%s)))
+    if [ "$left" -lt 60 ]; then return; fi
     # Another try is another seed: what the one before has made stays, and is not made again.
     begin "$1" "$PYTHON" -m training.synthesise --voices "$3" --pool "$POOL" --seed "{}$2" \
         --books "$IN/speech/text/librispeech_train_clean_100.txt" --examples "$IN/examples.txt" \
-        --files "$IN/files" --minutes 60 --hours "$4" --device "$5" --shard-seconds 400
+        --files "$IN/files" --minutes "$((left / 60))" --hours "$4" --device "$5" --shard-seconds 400
 }
 
 unpack() {
@@ -108,6 +111,7 @@ watch() {
     nvidia-smi --query-gpu=memory.used,utilization.gpu --format=csv,noheader 2>/dev/null || true
     for log in "$LOGS"/*.log; do echo "$(basename "$log"): $(tail -1 "$log" | cut -c1-160)"; done
     tail -4 "$LOGS/train.log" 2>/dev/null | cut -c1-900 || true
+    grep -F '"wer"' "$WORK/run/log.jsonl" 2>/dev/null | tail -3 | cut -c1-300 || true
     results
 }
 
