@@ -87,7 +87,7 @@ start() {
         begin splice "$PYTHON" -m training.splice --pool "$POOL" --hours "${OTHERS:-20}" --seed "$SEED"
     fi
     # The first batches are drawn by shares: without Kokoro they would be the other voices alone.
-    if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] &&
+    if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] && [ -e "${WARM:-$POOL}" ] &&
         compgen -G "$POOL/kokoro-*.json" >/dev/null; then
         begin train "$PYTHON" -m training.tiny_en --stage train --work "$WORK" \
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
