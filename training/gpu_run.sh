@@ -4,6 +4,7 @@
 #   bash training/gpu_run.sh unpack PIECES   take in the pieces that are there; may be repeated
 #   bash training/gpu_run.sh start           whatever can begin and has not: voices, training
 #   bash training/gpu_run.sh watch SECONDS   wait, show the log, put results into $OUT
+#   bash training/gpu_run.sh end NAME        end what start began: kokoro-2, say
 #   bash training/gpu_run.sh finish          export, and put the model into $OUT
 #
 # Everything long runs in sessions of its own, so that a stage returns while it goes on, and every
@@ -33,12 +34,21 @@ begin() { # begin NAME COMMAND...
     [ -e "$LOGS/$name.log" ] && return
     : >"$LOGS/$name.log"
     # shellcheck disable=SC2016
-    (cd "$WORK/code" && setsid nohup bash -c 'for try in 0 1 2; do
+    (cd "$WORK/code" && PID=$LOGS/$name.pid setsid nohup bash -c 'echo $$ >"$PID"
+    for try in 0 1 2; do
         "${@//\{\}/$try}" && exit
         echo "try $try ended with $?"
         sleep 1
     done; echo "gave up"' "$name" "$@" >"$LOGS/$name.log" 2>&1 </dev/null &)
     echo "began $name"
+}
+
+end() { # end NAME...: for good, with all that it began
+    local name
+    for name in "$@"; do
+        kill -- "-$(cat "$LOGS/$name.pid")"
+        echo "ended" >>"$LOGS/$name.log"
+    done
 }
 
 voice() { # voice NAME SEED VOICES HOURS DEVICE
@@ -134,6 +144,7 @@ case "${1:-}" in
 unpack) unpack "$(realpath "$2")" ;;
 start) start ;;
 watch) watch "$2" ;;
+end) shift && end "$@" ;;
 finish) finish ;;
-*) sed -n '3,17s/^# \?//p' "$0" && exit 2 ;;
+*) sed -n '3,18s/^# \?//p' "$0" && exit 2 ;;
 esac

@@ -61,6 +61,7 @@ def _device(name: str, share: float) -> object:
     if name == "cuda":
         # Every utterance has its own sizes: without a limit the allocator's cache grows and grows.
         torch.cuda.set_per_process_memory_fraction(share)
+        torch.backends.cuda.matmul.allow_tf32 = True
     return torch.device(name)
 
 

@@ -67,6 +67,21 @@ def test_what_always_fails_is_given_up(tmp_path):
     assert begun(tmp_path, "false").endswith("try 2 ended with 1\ngave up\n")
 
 
+def test_what_is_ended_is_not_tried_again(tmp_path):
+    (tmp_path / "code").mkdir()
+    lasting = "begin it sleep 100; while ! [ -s $LOGS/it.pid ]; do sleep 0.05; done; end it\n"
+    script = f"set -eu\n{source('begin')}\n{source('end')}\n{lasting}begin it echo again"
+    environment = os.environ | {"WORK": str(tmp_path), "LOGS": str(tmp_path)}
+    subprocess.run(["bash", "-c", script], env=environment, check=True, timeout=60)
+    leader = int((tmp_path / "it.pid").read_text())
+    end = time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(leader, 0)
+            time.sleep(0.05)
+    assert (tmp_path / "it.log").read_text() == "ended\n"
+
+
 @pytest.fixture
 def pool(tmp_path):
     """Speech of one voice, its phones told."""
