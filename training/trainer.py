@@ -67,6 +67,7 @@ class Trainer:
         self.rng = np.random.default_rng(recipe.seed)
         self.step, self.started, self.audio_s = 0, time.time(), 0.0
         self.calibrated = False
+        self.fitting = 1.0  # share of the batch's audio that the device's memory holds
         self.out.mkdir(parents=True, exist_ok=True)
         if (out / "state.pt").exists():
             self._resume()
@@ -255,6 +256,21 @@ class Trainer:
         self.audio_s += float(self.pool.length[rows].sum()) / SAMPLE_RATE
         return {name: value.detach() for name, value in losses.items()} | {"norm": norm}
 
+    def _taken(self, rows: np.ndarray, speeds: np.ndarray, progress: float) -> dict | None:
+        """Take a step; None where the device's memory, which others use too, did not suffice."""
+        try:
+            return self.train_step(rows, speeds, progress)
+        except torch.OutOfMemoryError:
+            if self.fitting < 0.2:
+                raise
+        # Out of the handler, whose traceback would keep the step's activations.
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.fitting *= 0.8
+        self._log({"step": self.step, "out_of_memory": len(rows), "fitting": self.fitting})
+        return None
+
     def _log(self, row: dict[str, object]) -> None:
         line = json.dumps(row)
         print(line, flush=True)
@@ -272,11 +288,13 @@ class Trainer:
         """Train until `deadline` (seconds since the epoch), annealing so as to end there."""
         reported = saved = scanned = evaluated = time.time()
         steps_then = self.step
-        self.pool.refresh()
+        while self.pool.refresh():
+            pass
         done = False
         while not done:
             progress = self._progress(deadline, max_steps)
-            half = 0.5 if progress < self.recipe.small_part else 1.0
+            half = self.fitting * (0.5 if progress < self.recipe.small_part else 1.0)
+            known = len(self.pool.start)
             batches = self.pool.batches(
                 self._shares(progress),
                 half * self.recipe.seconds_per_batch / self.recipe.views,
@@ -289,7 +307,10 @@ class Trainer:
                 if progress >= 1.0:
                     done = True
                     break
-                losses = self.train_step(rows, speeds, progress)
+                # While the pool is small, what has just come into it must not wait for long.
+                losses = self._taken(rows, speeds, progress)
+                if losses is None or len(self.pool.start) > 1.5 * known:
+                    break
                 now = time.time()
                 if now - scanned > 5.0:
                     scanned = now

@@ -71,47 +71,46 @@ def _take(name: str, content: bytes, into: Path, parts: Path, files: dict[str, s
     (into / name).write_bytes(content)
 
 
-def _load_aligner(files: Path) -> None:
+def _load_aligner(files: Path | None) -> None:
+    global _aligner
+    if files is None:
+        return
     from training.align import Aligner
     from training.synthesise import flite_folder
     from training.voices import speller
 
-    global _aligner
     _aligner = Aligner(spell=speller(flite_folder(files)))
 
 
-def _align(clip: tuple) -> tuple:
-    return _aligner(*clip[:2]) or ()  # type: ignore[misc]
+def _read_clip(path: Path, row: dict) -> tuple:
+    import soundfile
+
+    audio = soundfile.read(path, dtype="int16")[0][: row["samples"]]
+    known = (row["phones"], row["words"]) if "phones" in row else ()
+    if not known and _aligner and not row.get("aligned"):
+        known = _aligner(audio, row["text"]) or ()
+    return audio, row["text"], row["voice"], *known
 
 
 def restore_human(into: Path, pool: Path, align: bool = False) -> float:
-    """Decode the human clips into the pool's shard `human`.
+    """Decode the human clips into the pool's shard `human`, on all cores.
 
     Args:
         into: where they were unpacked.
         pool: where the shard goes.
-        align: find the words and phones of clips that come without, on all cores.
+        align: find the words and phones of clips that come without.
 
     Returns:
         Their hours.
     """
-    import soundfile
-
     from training.pool import write_shard
 
-    clips, told = [], {}
-    for row in json.loads((into / "human/rows.json").read_text()):
-        audio, _ = soundfile.read(into / "human" / row["clip"], dtype="int16")
-        if "phones" in row:
-            told[len(clips)] = (row["phones"], row["words"])
-        clips.append((audio[: row["samples"]], row["text"], row["voice"]))
-    if align:
-        left = [i for i in range(len(clips)) if i not in told]
-        with ProcessPoolExecutor(initializer=_load_aligner, initargs=(into / "files",)) as cores:
-            found = cores.map(_align, [clips[i] for i in left], chunksize=8)
-            told |= dict(zip(left, found, strict=True))
-    rows = ((*clip, *told.get(i, ())) for i, clip in enumerate(clips))
-    return write_shard(pool, "human", rows) / 3600
+    rows = json.loads((into / "human/rows.json").read_text())
+    paths = [into / "human" / row["clip"] for row in rows]
+    align = align and not all(row.keys() & {"aligned", "phones"} for row in rows)
+    files = into / "files" if align else None
+    with ProcessPoolExecutor(initializer=_load_aligner, initargs=(files,)) as cores:
+        return write_shard(pool, "human", cores.map(_read_clip, paths, rows, chunksize=8)) / 3600
 
 
 def restore_joe(files: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from onnx import TensorProto, helper, numpy_helper
 
-from training.pack import digest, write_pieces
+from training.pack import digest, human, write_pieces
 from training.splice import read_aligned
 from training.unpack import restore_human, restore_joe, unpack
 
@@ -108,3 +108,27 @@ def test_the_stages_script_parses_and_says_how_it_is_called():
     subprocess.run(["bash", "-n", str(script)], check=True)
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True)
     assert done.returncode == 2 and "watch SECONDS" in done.stdout
+
+
+def test_clips_are_brought_as_opus_and_what_was_brought_is_not_brought_again(tmp_path):
+    source, tree = tmp_path / "speech", tmp_path / "made/tree"
+    rows = []
+    for name in ("ls100_a.flac", "pvcmd_b.flac"):
+        (source / "train").mkdir(parents=True, exist_ok=True)
+        tone = (0.3 * np.sin(np.arange(16_000) * 0.2)).astype(np.float32)
+        soundfile.write(source / "train" / name, tone, 16000)
+        rows.append({"audio": name, "text": "Ah, so.", "lang": "en", "speaker": "1"})
+    (source / "train/manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    human(tree, source, align=False, clips=1)
+    first = tree / "human/00000.opus"
+    made = first.stat().st_mtime_ns
+    human(tree, source, align=False, clips=None)
+    told = json.loads((tree / "human/rows.json").read_text())
+    assert [row["voice"] for row in told] == ["reading/1", "orders/1"]
+    assert first.stat().st_mtime_ns == made
+    assert restore_human(tree, tmp_path / "pool") == pytest.approx(2 / 3600)
+
+
+def test_a_long_file_fills_the_room_that_a_piece_has_left(packed):
+    _, pieces = packed
+    assert all(piece.stat().st_size > 0.7 * LIMIT for piece in pieces[1:-1])
