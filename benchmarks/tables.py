@@ -2,10 +2,10 @@
 
     python -m benchmarks.tables docs/benchmarks.md    # writes them again
 
-Each recorded run is a file NAME.json of `voice-agent bench engine` or `bench server`. A run on a
-GPU is shown with its times. Of a run on a CPU only ratios are: how many times its floor a step
-took, and how many times ours another system's, since its times say more of the machine than of
-the engine.
+Each recorded run is a file NAME.json of `voice-agent bench engine`, `bench server` or `bench
+calls`. A run on a GPU is shown with its times. Of a run on a CPU only ratios are: how many times
+its floor a step took, how many times ours another system's, how many calls a core carried and what
+share of it went where, since its times say more of the machine than of the program.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from voice_agent.bench.calls import Row as Call
+from voice_agent.bench.calls import most
 from voice_agent.bench.engine_rows import (
     OURS,
     StepRow,
@@ -31,6 +33,7 @@ from voice_agent.bench.server_report import table as server_table
 RESULTS = Path(__file__).parent / "results"
 PLACE = re.compile(r"(?<=<!-- engine -->\n).*?(?=<!-- /engine -->)", re.S)
 SERVER_PLACE = re.compile(r"(?<=<!-- server -->\n).*?(?=<!-- /server -->)", re.S)
+CALLS_PLACE = re.compile(r"(?<=<!-- calls -->\n).*?(?=<!-- /calls -->)", re.S)
 NO_GPU = "No run on a GPU is recorded yet, so no time of one is shown.\n"
 
 
@@ -68,6 +71,46 @@ def server_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
         parts.append(f"{held}. {versions}; `benchmarks/results/{name}.json`:\n")
         parts.append(f"```sh\n{c['command']}\n```\n")
     return "\n".join(parts)
+
+
+def recorded_calls(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Reports of `bench calls`, by name."""
+    found = {
+        f.stem: json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*.json"))
+    }
+    return {
+        name: report
+        for name, report in found.items()
+        if "parts" in next(iter(report.get("rows", ())), {})
+    }
+
+
+def calls_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each recorded run of `bench calls` measured, with its command."""
+    parts = []
+    for name, report in reports.items():
+        c, rows = report["conditions"], [Call(**row) for row in report["rows"]]
+        parts.append(f"\n**{c['model']}, the server on one core of {c['cpu']}**:\n")
+        names = sorted({p for row in rows for p in row.parts}, key=lambda p: -_share(rows[0], p))
+        head = ["over", "calls", "turns answered", "cores", "carried", *names]
+        parts += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for row in rows:
+            cells = [row.over, row.calls, f"{row.answered} of {row.asked}", f"{row.cores:.2f}"]
+            cells += ["yes" if row.carried else "no"]
+            cells += [f"{100 * _share(row, part):.0f} %" for part in names]
+            parts.append(f"| {' | '.join(map(str, cells))} |")
+        parts += ["", *(f"- {line}" for line in most(rows, one_core=c["one core"]))]
+        parts.append(
+            f"\nPython {c['python']}, torch {c['torch']}; commit {c['commit'][:12]}; "
+            f"`benchmarks/results/{name}.json`:\n"
+        )
+        parts.append(f"```sh\n{c['command']}\n```\n")
+    return "\n".join(parts)
+
+
+def _share(row: Call, part: str) -> float:
+    """Of the server's time."""
+    return row.parts.get(part, 0.0) / sum(row.parts.values())
 
 
 def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
@@ -131,12 +174,12 @@ def main(file: str) -> None:
     """Write the page's tables again."""
     path = Path(file)
     text = path.read_text(encoding="utf-8")
-    for place, written in (
-        (PLACE, page(recorded())),
-        (SERVER_PLACE, server_page(recorded_servers())),
+    for mark, place, written in (
+        ("engine", PLACE, page(recorded())),
+        ("calls", CALLS_PLACE, calls_page(recorded_calls())),
+        ("server", SERVER_PLACE, server_page(recorded_servers())),
     ):
         if not place.search(text):
-            mark = "engine" if place is PLACE else "server"
             raise SystemExit(f"{file} has no <!-- {mark} --> ... <!-- /{mark} --> to write between")
         text = place.sub(lambda _, written=written: written, text)
     path.write_text(text, encoding="utf-8")

@@ -76,3 +76,10 @@ def test_the_page_agrees_with_the_recorded_servers():
     assert shown is not None
     assert shown[0] == tables.server_page(tables.recorded_servers())
     assert "clients hold a final p99" in shown[0]
+
+
+def test_the_page_agrees_with_the_recorded_calls():
+    shown = tables.CALLS_PLACE.search(PAGE.read_text(encoding="utf-8"))
+    assert shown is not None
+    assert shown[0] == tables.calls_page(tables.recorded_calls())
+    assert "that one core carried" in shown[0] and " ms" not in shown[0]

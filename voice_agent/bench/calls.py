@@ -93,6 +93,7 @@ def calls(
     """Whole calls (VAD, turns, STT, TTS) that one core carries, and what its time goes to."""
     from rich.console import Console
 
+    from voice_agent.bench.engine_machine import command, commit
     from voice_agent.bench.stt_report import machine
 
     unknown = sorted(set(over) - set(OVERS))
@@ -125,7 +126,8 @@ def calls(
     for line in most(rows, one_core=one_core):
         console.print(line, markup=False, soft_wrap=True)
     conditions = {**machine(), "model": model, "device": device, "seconds": seconds,
-                  "processes": processes, "one core": one_core, "phrase": said.name}  # fmt: skip
+                  "processes": processes, "one core": one_core, "phrase": said.name,
+                  "commit": commit(), "command": command()}  # fmt: skip
     console.print("; ".join(f"{k} {v}" for k, v in conditions.items()), soft_wrap=True)
     if out is not None:
         report = {"conditions": conditions, "rows": [asdict(row) for row in rows]}

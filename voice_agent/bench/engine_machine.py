@@ -41,8 +41,13 @@ def conditions(device: torch.device) -> dict[str, str]:
     found["load"] = f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores"
     found["commit"] = commit()
     found["source"] = source()
-    found["command"] = " ".join(["voice-agent", *sys.argv[1:]])
+    found["command"] = command()
     return found
+
+
+def command() -> str:
+    """As this process was called."""
+    return " ".join(["voice-agent", *sys.argv[1:]])
 
 
 def chip(found: dict[str, str]) -> str:
