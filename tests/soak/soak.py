@@ -321,7 +321,12 @@ def slope(memory: list[tuple[float, float]]) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Soak a server among good and bad clients.")
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--clients", type=int, default=100, help="good ones at a time")
+    parser.add_argument(
+        "--clients",
+        type=int,
+        default=12 * (os.cpu_count() or 1),
+        help="good ones at a time; 12 a core, which tiny-en can carry, if not given",
+    )
     parser.add_argument("--connects", type=int, default=10_000, help="and disconnects")
     parser.add_argument("--model", default="tiny-en")
     parser.add_argument("--seed", type=int, default=0)
