@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,27 @@ CALLS_PLACE = re.compile(r"(?<=<!-- calls -->\n).*?(?=<!-- /calls -->)", re.S)
 NO_GPU = "No run on a GPU is recorded yet, so no time of one is shown.\n"
 
 
+def _reports(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Everything that was recorded, by name."""
+    for file in sorted(folder.glob("*.json")):
+        yield file.stem, json.loads(file.read_text(encoding="utf-8"))
+
+
 def recorded(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """Reports of `bench engine` by name, those of a GPU first."""
-    found = {}
-    for file in sorted(folder.glob("*.json")):
-        report = json.loads(file.read_text(encoding="utf-8"))
-        if {"conditions", "ceilings", "steps"} <= report.keys():
-            found[file.stem] = report
-    return dict(sorted(found.items(), key=lambda item: "gpu" not in item[1]["conditions"]))
+    found = [
+        (name, report)
+        for name, report in _reports(folder)
+        if {"conditions", "ceilings", "steps"} <= report.keys()
+    ]
+    return dict(sorted(found, key=lambda item: "gpu" not in item[1]["conditions"]))
 
 
 def recorded_servers(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """Reports of `bench server` on a GPU, by name."""
-    found = {
-        f.stem: json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*.json"))
-    }
     return {
         name: report
-        for name, report in found.items()
+        for name, report in _reports(folder)
         if "rows" in report and "gpu" in report.get("conditions", {})
     }
 
@@ -75,12 +78,9 @@ def server_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
 def recorded_calls(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """Reports of `bench calls`, by name."""
-    found = {
-        f.stem: json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("*.json"))
-    }
     return {
         name: report
-        for name, report in found.items()
+        for name, report in _reports(folder)
         if "parts" in next(iter(report.get("rows", ())), {})
     }
 

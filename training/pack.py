@@ -49,7 +49,6 @@ RATE_KBPS = 28.0
 _IDLE = re.compile(
     r"en-us\.lm\.bin$|espeak-ng-data/(?!en_)\w+_dict$|(de-DE|es-ES|fr-FR|it-IT)_\w+\.bin$"
 )
-_aligner = None  # of this process
 
 
 def pip(*arguments: str) -> None:
@@ -175,24 +174,17 @@ def speech(tree: Path, source: Path) -> None:
     (tree / "speech/dev/manifest.jsonl").write_text("\n".join(kept) + "\n")
 
 
-def _load_aligner(files: Path | None) -> None:
-    from training.align import Aligner
-    from training.synthesise import flite_folder
-    from training.voices import speller
-
-    global _aligner
-    _aligner = Aligner(spell=speller(flite_folder(files))) if files else None
-
-
-def _bring_clip(clip: tuple, opus: Path, about: Path) -> None:
-    """Write the clip as Opus, and a row that tells about it, aligned if there is an aligner."""
+def _bring_clip(clip: tuple, opus: Path, about: Path, files: Path | None) -> None:
+    """Write the clip as Opus, and a row that tells about it; aligned where `files` has Flite."""
     audio, text, voice = clip
     if not about.exists():
         write_opus(opus, audio)
     row = {"clip": opus.name, "samples": len(audio), "text": text, "voice": voice}
-    if _aligner:
+    if files:
+        from training.synthesise import load_aligner
+
         row["aligned"] = True  # or tried in vain
-        if known := _aligner(audio, text):
+        if known := load_aligner(files)(audio, text):
             row |= {"phones": known[0], "words": known[1]}
     about.with_suffix(".part").write_text(json.dumps(row))
     about.with_suffix(".part").replace(about)
@@ -207,13 +199,13 @@ def human(tree: Path, source: Path, align: bool, clips: int | None) -> None:
     kept.mkdir(exist_ok=True)
     here = islice(human_clips(source / "train/manifest.jsonl"), clips)
     files, rows, working = tree / "files" if align else None, [], []
-    with ProcessPoolExecutor(initializer=_load_aligner, initargs=(files,)) as cores:
+    with ProcessPoolExecutor() as cores:
         for number, clip in enumerate(here):
             rows.append(kept / f"{number:05d}.json")
             known = json.loads(rows[-1].read_text()) if rows[-1].exists() else None
             if known is None or (align and not known.keys() & {"aligned", "phones"}):
                 opus = out / f"{number:05d}.opus"
-                working.append(cores.submit(_bring_clip, clip, opus, rows[-1]))
+                working.append(cores.submit(_bring_clip, clip, opus, rows[-1], files))
         for done in working:
             done.result()
     (out / "rows.json").write_text(json.dumps([json.loads(path.read_text()) for path in rows]))

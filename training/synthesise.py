@@ -14,6 +14,7 @@ import ctypes
 import random
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from training import voices
@@ -28,6 +29,12 @@ def flite_folder(files: Path | None) -> Path | None:
     if folder:
         ctypes.CDLL(str(folder / "libasound.so.2"), mode=ctypes.RTLD_GLOBAL)
     return folder
+
+
+@cache
+def load_aligner(files: Path | None) -> Aligner:
+    """This process's aligner; words that its dictionary lacks are spelt by Flite."""
+    return Aligner(spell=voices.speller(flite_folder(files)))
 
 
 def load_voice(name: str, files: Path | None, device: str) -> object:
@@ -114,7 +121,7 @@ def main() -> None:
     draw = random.Random(args.seed + 10_000)
     names = args.voices.split(",")
     sources = {name: utterances(name, script, draw, args) for name in dict.fromkeys(names)}
-    aligner = Aligner(spell=voices.speller(flite_folder(args.files))) if args.align else None
+    aligner = load_aligner(args.files) if args.align else None
     end, made = time.time() + 60 * args.minutes, 0.0
     for shard in range(args.shards):
         if time.time() > end or made > 3600 * args.hours:

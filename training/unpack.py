@@ -17,9 +17,9 @@ import lzma
 import re
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
-_aligner = None  # of this process
 _PART = re.compile(r"(.*)\.part(\d+)of(\d+)")
 
 
@@ -71,24 +71,15 @@ def _take(name: str, content: bytes, into: Path, parts: Path, files: dict[str, s
     (into / name).write_bytes(content)
 
 
-def _load_aligner(files: Path | None) -> None:
-    global _aligner
-    if files is None:
-        return
-    from training.align import Aligner
-    from training.synthesise import flite_folder
-    from training.voices import speller
-
-    _aligner = Aligner(spell=speller(flite_folder(files)))
-
-
-def _read_clip(path: Path, row: dict) -> tuple:
+def _read_clip(path: Path, row: dict, files: Path | None) -> tuple:
     import soundfile
 
     audio = soundfile.read(path, dtype="int16")[0][: row["samples"]]
     known = (row["phones"], row["words"]) if "phones" in row else ()
-    if not known and _aligner and not row.get("aligned"):
-        known = _aligner(audio, row["text"]) or ()
+    if not known and files and not row.get("aligned"):
+        from training.synthesise import load_aligner
+
+        known = load_aligner(files)(audio, row["text"]) or ()
     return audio, row["text"], row["voice"], *known
 
 
@@ -107,10 +98,9 @@ def restore_human(into: Path, pool: Path, align: bool = False) -> float:
 
     rows = json.loads((into / "human/rows.json").read_text())
     paths = [into / "human" / row["clip"] for row in rows]
-    align = align and not all(row.keys() & {"aligned", "phones"} for row in rows)
-    files = into / "files" if align else None
-    with ProcessPoolExecutor(initializer=_load_aligner, initargs=(files,)) as cores:
-        return write_shard(pool, "human", cores.map(_read_clip, paths, rows, chunksize=8)) / 3600
+    read = partial(_read_clip, files=into / "files" if align else None)
+    with ProcessPoolExecutor() as cores:
+        return write_shard(pool, "human", cores.map(read, paths, rows, chunksize=8)) / 3600
 
 
 def restore_joe(files: Path) -> None:

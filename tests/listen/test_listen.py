@@ -227,15 +227,25 @@ async def test_a_dead_recogniser_is_told_and_not_waited_for(serve: Serve) -> Non
     await server.quiet()
 
 
-async def test_a_client_that_has_said_all_may_wait_for_its_text_in_silence(serve: Serve) -> None:
+async def talk_and_wait_a_second(
+    serve: Serve, limits: StreamLimits, spoken_s: float
+) -> list[dict[str, Any]]:
+    """What comes back where the recogniser takes a second to write the text of everything."""
     gate = threading.Event()
     recognizer = ScriptedRecognizer(HELLO, gate=gate)
-    server = await serve(recognizer=recognizer, limits=StreamLimits(idle_s=0.2))
-    talking = asyncio.create_task(talk(server.listen(endpointing="false"), pieces(speech(1.0))))
+    server = await serve(recognizer=recognizer, limits=limits)
+    talking = asyncio.create_task(
+        talk(server.listen(endpointing="false"), pieces(speech(spoken_s)))
+    )
     await eventually(lambda: bool(recognizer.opened) and recognizer.opened[0].finished == 1)
-    await asyncio.sleep(1.0)  # longer than a client may be silent that has not
+    await asyncio.sleep(1.0)
     gate.set()
-    messages = await talking
+    return await talking
+
+
+async def test_a_client_that_has_said_all_may_wait_for_its_text_in_silence(serve: Serve) -> None:
+    # Longer than a client may be silent that has not.
+    messages = await talk_and_wait_a_second(serve, StreamLimits(idle_s=0.2), spoken_s=1.0)
     assert [m["type"] for m in messages] == ["Results", "Metadata"]
 
 
@@ -278,14 +288,9 @@ async def test_a_recogniser_that_is_stuck_ends_the_session_with_an_error(serve: 
 
 
 async def test_a_recording_has_as_long_as_it_lasts_before_its_text_is_due(serve: Serve) -> None:
-    gate = threading.Event()
-    recognizer = ScriptedRecognizer(HELLO, gate=gate)
-    server = await serve(recognizer=recognizer, limits=StreamLimits(stuck_s=0.3))
-    talking = asyncio.create_task(talk(server.listen(endpointing="false"), pieces(speech(9.0))))
-    await eventually(lambda: bool(recognizer.opened) and recognizer.opened[0].finished == 1)
-    await asyncio.sleep(1.0)  # longer than a text may be owed that is due
-    gate.set()
-    assert [m["type"] for m in await talking] == ["Results", "Metadata"]
+    # Longer than a text may be owed that is due.
+    messages = await talk_and_wait_a_second(serve, StreamLimits(stuck_s=0.3), spoken_s=9.0)
+    assert [m["type"] for m in messages] == ["Results", "Metadata"]
 
 
 async def test_clients_that_vanish_mid_word_leave_nothing_behind(serve: Serve) -> None:

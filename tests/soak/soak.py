@@ -310,10 +310,8 @@ async def _fault(
         report.unexpected.append(f"{name}: the server left it hanging for a minute")
 
 
-def slope(memory: list[tuple[float, float]]) -> float | None:
-    """Bytes a minute, by least squares; None for fewer than three samples."""
-    if len(memory) < 3:
-        return None
+def slope(memory: list[tuple[float, float]]) -> float:
+    """Bytes a minute, by least squares."""
     times, sizes = np.array(memory).T
     return float(np.polyfit(times - times[0], sizes, 1)[0] * 60)
 

@@ -13,22 +13,13 @@ import pytest
 import torch
 
 from tests.support.pretend_cuda import PretendCuda
-from training.fastconformer import ModelShape
+from tests.training.test_student import TOY
 from training.pool import Pool, write_shard
 from training.student import Recipe
 from training.teacher import WhisperEar
 from training.trainer import Trainer
 
 SCRIPT = Path(__file__).parents[2] / "training/gpu_run.sh"
-TOY = ModelShape(
-    d_model=16,
-    n_layers=3,
-    n_heads=2,
-    subsampling_conv_channels=4,
-    pred_hidden=16,
-    joint_hidden=16,
-    vocab_size=20,
-)
 
 
 def source(name: str) -> str:
