@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from voice_agent.bench.engine_audio import noise, samples_for, windows  # noqa: E402
+from voice_agent.bench.engine_audio import noise, put, samples_for, windows  # noqa: E402
 from voice_agent.bench.engine_floor import ceilings, step_counts, times_s  # noqa: E402
 from voice_agent.bench.engine_machine import conditions  # noqa: E402
 from voice_agent.bench.engine_random import calibrated  # noqa: E402
@@ -211,11 +211,9 @@ def time_steps(
         lanes = np.arange(batch) % heard.shape[1]
         taken, said = [], 0
         for step, window in enumerate(heard):
-            pcm = runner.staging(batch, window.shape[1])
-            if pcm is None:
-                pcm = window[lanes]
-            else:
-                pcm[:] = window[lanes]  # as the scheduler gathers it
+            pcm, pinned = window[lanes], runner.staging(batch, window.shape[1])
+            if pinned is not None:
+                pcm = put(pcm, pinned)  # as the scheduler gathers it
             began = time.perf_counter()
             out = runner.step(slots, np.full(batch, step * (right + 1)), pcm, right)
             if step >= past:
@@ -250,17 +248,21 @@ def profile(checkpoint: Checkpoint, device: str, batches: list[int], **how: Any)
     right = checkpoint.config.encoder.right_contexts[0]
     runner = EngineRunner(checkpoint, slots=max(batches), device=device, **how)
     found: dict[str, dict[str, list[float]]] = {}
+    past, steps = checkpoint.config.encoder.left(right), 10
+    heard = audio(checkpoint.config, right, past + steps, min(max(batches), 256), seed=4)
     for batch in batches:
-        pcm = audio(checkpoint.config, right, 3, min(batch, 256), seed=4)
-        pcm = np.concatenate([pcm] * -(-batch // pcm.shape[1]), axis=1)[:, :batch]
-        slots = np.arange(batch)
-        for step in range(3):
-            runner.step(slots, np.full(batch, 100 + step), pcm[step], right)
+        slots, lanes = np.arange(batch), np.arange(batch) % heard.shape[1]
+
+        def go(first: int, last: int, slots=slots, lanes=lanes) -> None:
+            for step in range(first, last):
+                pos = np.full(len(slots), step * (right + 1))
+                runner.step(slots, pos, heard[step][lanes], right)
+
+        go(0, past)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-            for step in range(3):
-                runner.step(slots, np.full(batch, 103 + step), pcm[step], right)
+            go(past, past + steps)
         kernels = [
-            (event.key, event.self_device_time_total / 3, event.count / 3)
+            (event.key, event.self_device_time_total / steps, event.count / steps)
             for event in seen.key_averages()
         ]
         kernels.sort(key=lambda k: -k[1])
@@ -307,7 +309,7 @@ def main() -> None:
         save()
     random = random_checkpoint(args.shape)
     right = random.config.encoder.right_contexts[0]
-    checkpoint, result["tokens_a_frame"] = calibrated(random, right=right)
+    checkpoint, result["tokens_a_frame"] = calibrated(random, right=right, device=args.device)
     print("calibrated:", result["tokens_a_frame"], "tokens a frame", flush=True)
     dtype = getattr(torch, args.dtype)
     kinds = args.kinds if args.random_kinds is None else args.random_kinds

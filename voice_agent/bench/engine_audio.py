@@ -23,7 +23,7 @@ def noise(lanes: int, samples: int, rng: np.random.Generator) -> np.ndarray:
     """Syllables of noise, dark and bright.
 
     Returns:
-        float32, shape (lanes, samples), within [-1, 1].
+        float32, shape (lanes, samples), within [-1, 1]: what 16-bit samples can say.
     """
     white = rng.standard_normal((lanes, samples + _SMOOTH), dtype=np.float32)
     total = np.cumsum(white, axis=1, dtype=np.float32)
@@ -33,7 +33,25 @@ def noise(lanes: int, samples: int, rng: np.random.Generator) -> np.ndarray:
     phase = rng.uniform(0, np.pi, (2, lanes, 1)).astype(np.float32)
     swell = np.sin(np.pi * rate * seconds + phase) ** 4  # (2, lanes, samples)
     pcm = 0.2 * swell[0] * dark + 0.1 * swell[1] * white[:, _SMOOTH:] + 1e-4 * white[:, _SMOOTH:]
-    return np.clip(pcm, -1, 1).astype(np.float32)
+    pcm *= 32768
+    return np.clip(np.round(pcm, out=pcm), -32768, 32767) / np.float32(32768)
+
+
+def put(pcm: np.ndarray, into: np.ndarray) -> np.ndarray:
+    """Write float32 windows where a runner wants them, in its own kind of samples.
+
+    Args:
+        pcm: of `noise`.
+        into: float32 or int16, of the same shape.
+
+    Returns:
+        `into`.
+    """
+    if into.dtype == np.int16:
+        into[:] = np.round(pcm * 32768)
+    else:
+        into[:] = pcm
+    return into
 
 
 def windows(audio: np.ndarray, chunks: Chunks, steps: int) -> np.ndarray:

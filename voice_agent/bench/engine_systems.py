@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from voice_agent.bench.engine_audio import put
 from voice_agent.bench.engine_floor import times_s
 from voice_agent.engine.errors import EngineError
 
@@ -113,8 +114,7 @@ class Ours:
             pos = np.full(lanes, step * (right + 1), np.int64)
             pinned = staging(lanes, samples) if staging else None
             if pinned is not None:  # where the scheduler gathers the lanes' samples
-                pinned[:] = window
-                window = pinned
+                window = put(window, pinned)
             began = time.perf_counter()
             said = self.runner.step(slots, pos, window, right)
             out.step_s.append(time.perf_counter() - began)

@@ -54,7 +54,8 @@ class Runner(Protocol):
         Args:
             slots: int64, shape (n,): distinct slot of each lane.
             pos: int64, shape (n,): encoder frames of the lane's segment before this chunk.
-            pcm: float32, shape (n, Chunks.window_samples); the runner may not keep it.
+            pcm: float32, or in `staging`'s dtype, shape (n, Chunks.window_samples); the runner
+                may not keep it.
             right: right context of all lanes.
         """
         ...

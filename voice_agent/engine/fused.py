@@ -34,7 +34,9 @@ class Inputs:
     """What a step reads, for `capacity` lanes.
 
     Attributes:
-        pcm: float32, shape (capacity, window samples).
+        pcm: int16, shape (capacity, window samples): 32768 for 1.0.
+        floats: float32, likewise.
+        is_float: int32, shape (1,): not 0 where `floats` holds the samples, and not `pcm`.
         slots: int32, shape (capacity,): distinct among the lanes.
         pos: int32, shape (capacity,).
         prompts: int32, shape (capacity,).
@@ -43,6 +45,8 @@ class Inputs:
     """
 
     pcm: torch.Tensor
+    floats: torch.Tensor
+    is_float: torch.Tensor
     slots: torch.Tensor
     pos: torch.Tensor
     prompts: torch.Tensor
@@ -218,7 +222,7 @@ class FusedStep:
         rows = len(x.slots) * frames
         framed = self.scratch("frames", torch.float32, rows, c.n_fft)
         feature_kernels.frame(
-            x.pcm, self.features.window, framed, x.lanes,
+            x.pcm, x.floats, x.is_float, self.features.window, framed, x.lanes,
             frames=frames, hop=c.hop_length, preemph=c.preemph,
         )  # fmt: skip
         spectrum = self.scratch("spectrum", torch.complex64, rows, c.n_fft // 2 + 1)

@@ -13,6 +13,7 @@ Engine thread only. Where capture is not possible the same launches run one by o
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from voice_agent.engine.ticket import Captured, Ticket
 log = logging.getLogger(__name__)
 
 BUCKETS = (64, 256, 512, 1024, 2048)
+_COUNTS = 2  # before the lanes' numbers: how many lanes there are, and whether PCM is float32
 _TURNS = 2  # of host buffers: one is written while the device reads the other
 
 
@@ -78,14 +80,16 @@ class StepGraphs:
         self.on_gpu = device.type == "cuda"
         most = max(lanes.values())
         samples = max(lanes[right] * window[right] for right in lanes)
-        self._pcm = torch.zeros(samples, dtype=torch.float32, device=device)
-        self._meta = torch.zeros(4 * most + 1, dtype=torch.int32, device=device)
+        self._pcm = torch.zeros(samples, dtype=torch.int16, device=device)
+        self._floats = torch.zeros(samples, dtype=torch.float32, device=device)
+        self._meta = torch.zeros(4 * most + _COUNTS, dtype=torch.int32, device=device)
 
         def pinned(*size: int, dtype: torch.dtype) -> list[torch.Tensor]:
             return [torch.zeros(size, dtype=dtype, pin_memory=self.on_gpu) for _ in range(_TURNS)]
 
-        self._pcm_host = pinned(samples, dtype=torch.float32)
-        self._meta_host = pinned(4 * most + 1, dtype=torch.int32)
+        self._pcm_host = pinned(samples, dtype=torch.int16)
+        self._floats_host = pinned(samples, dtype=torch.float32)
+        self._meta_host = pinned(4 * most + _COUNTS, dtype=torch.int32)
         self._results_host = pinned(*step.decode.results.shape, dtype=torch.int32)
         self._turn = 0
         self._captured: dict[tuple[int, int], Captured] = {}
@@ -97,11 +101,19 @@ class StepGraphs:
         began, before = time.perf_counter(), self._allocated()
         todo = [(bucket, right) for right in self.lanes for bucket in buckets_of(self.lanes[right])]
         todo.sort(key=lambda pair: pair[0] * (pair[1] + 1), reverse=True)
-        for done, (bucket, right) in enumerate(todo, start=1):
-            key = bucket, right
-            self._captured[key] = self._prepare(bucket, right, window[right], capture)
-            if capture:
-                log.info("captured %d of %d: %d lanes, right %d", done, len(todo), *key)
+        # A graph of an engine that is no more must not be freed in the midst of a capture.
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            for done, (bucket, right) in enumerate(todo, start=1):
+                key = bucket, right
+                self._captured[key] = self._prepare(bucket, right, window[right], capture)
+                if capture:
+                    log.info("captured %d of %d: %d lanes, right %d", done, len(todo), *key)
+        finally:
+            if collects:
+                gc.enable()
         took, held = time.perf_counter() - began, self._allocated() - before
         what = "CUDA graphs" if capture else "shapes without graphs"
         return f"{len(todo)} {what} in {took:.1f} s, {held / 2**20:.0f} MiB of buffers"
@@ -111,16 +123,19 @@ class StepGraphs:
 
     def _prepare(self, bucket: int, right: int, window: int, capture: bool) -> Captured:
         meta = self._meta
+        slots, pos, prompts, skip = meta[_COUNTS : _COUNTS + 4 * bucket].view(4, bucket)
         inputs = Inputs(
             pcm=self._pcm[: bucket * window].view(bucket, window),
-            slots=meta[1 : 1 + bucket],
-            pos=meta[1 + bucket : 1 + 2 * bucket],
-            prompts=meta[1 + 2 * bucket : 1 + 3 * bucket],
-            skip=meta[1 + 3 * bucket : 1 + 4 * bucket],
+            floats=self._floats[: bucket * window].view(bucket, window),
+            is_float=meta[1:2],
+            slots=slots,
+            pos=pos,
+            prompts=prompts,
+            skip=skip,
             lanes=meta[:1],
         )
         rounds = rounds_of(right + 1, bucket)
-        meta[0] = 0  # no lane: compiles and allocates without touching a slot
+        meta[:_COUNTS] = 0  # no lane: compiles and allocates without touching a slot
         encoded, projected = self.step.run(inputs, right, rounds)
 
         def step() -> None:
@@ -167,7 +182,7 @@ class StepGraphs:
         return min(b for b, r in self._captured if r == right and b >= lanes)
 
     def staging(self, n: int, window: int) -> np.ndarray:
-        """Pinned memory for the next step's PCM, shape (n, window)."""
+        """Pinned memory for the next step's PCM, int16, shape (n, window)."""
         return self._pcm_host[self._turn][: n * window].view(n, window).numpy()
 
     @torch.inference_mode()
@@ -187,26 +202,26 @@ class StepGraphs:
             pos: shape (n,).
             prompts: shape (n,).
             boosted: lanes whose decoding is left to the host.
-            pcm: float32, shape (n, window); may be `staging`'s.
+            pcm: int16 (32768 for 1.0) or float32, shape (n, window); may be `staging`'s.
             right: right context of all lanes.
         """
         n, window = pcm.shape
         turn, self._turn = self._turn, (self._turn + 1) % _TURNS
         bucket = self._bucket(n, right)
         captured = self._captured[bucket, right]
-        host = self._pcm_host[turn][: n * window]
+        is_float = pcm.dtype != np.int16
+        host = (self._floats_host if is_float else self._pcm_host)[turn][: n * window]
         staged = host.numpy().reshape(n, window)
         if pcm.ctypes.data != staged.ctypes.data:
             staged[:] = pcm
-        self._pcm[: n * window].copy_(host, non_blocking=True)
+        (self._floats if is_float else self._pcm)[: n * window].copy_(host, non_blocking=True)
+        size = _COUNTS + 4 * bucket
         meta = self._meta_host[turn].numpy()
-        meta[0] = n
-        for at, values in enumerate((slots, pos, prompts)):
-            meta[1 + at * bucket : 1 + at * bucket + n] = values
-        skip = meta[1 + 3 * bucket : 1 + 3 * bucket + n]
-        skip[:] = 0
-        skip[boosted] = 1
-        size = 4 * bucket + 1
+        meta[:_COUNTS] = n, is_float
+        lanes = meta[_COUNTS:size].reshape(4, bucket)[:, :n]
+        lanes[:3] = slots, pos, prompts
+        lanes[3] = 0
+        lanes[3, boosted] = 1
         self._meta[:size].copy_(self._meta_host[turn][:size], non_blocking=True)
         captured.step()
         ticket = Ticket(n, right, boosted, captured, self._results_host[turn])

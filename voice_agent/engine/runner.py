@@ -234,7 +234,7 @@ class EngineRunner:
             self._prompts[slot] = self.config.prompt.index(language)
 
     def staging(self, n: int, window: int) -> np.ndarray | None:
-        """Where the next step's PCM is best written, float32 (n, window); None: anywhere."""
+        """Where the next step's PCM is best written, int16 (n, window); None: anywhere."""
         return self.graphs.staging(n, window) if self.graphs else None
 
     def step(

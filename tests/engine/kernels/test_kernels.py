@@ -168,17 +168,22 @@ def test_convolution_matches_torch_over_chunks_and_restarts(chunk, normed):
         assert out[lanes * chunk :].isnan().all()
 
 
+@pytest.mark.parametrize("is_float", [0, 1], ids=["int16", "float32"])
 @pytest.mark.parametrize("add", [True, False], ids=["added guard", "least value"])
-def test_log_mel_matches_the_plain_features(add):
+def test_log_mel_matches_the_plain_features(add, is_float):
     config = small_config().preprocessor
     plain = LogMel(config)
     frames, lanes = 4, 2
     pcm = torch.full((3, plain.window_samples(frames)), NAN)
-    pcm[:lanes] = torch.randn(lanes, pcm.shape[1])
+    pcm[:lanes] = torch.randint(-32768, 32768, pcm[:lanes].shape) / 32768
+    samples = torch.zeros(pcm.shape, dtype=torch.int16)
+    if not is_float:
+        samples[:lanes] = (pcm[:lanes] * 32768).to(torch.int16)
+    floats = pcm if is_float else torch.full(pcm.shape, NAN)
     framed = torch.full((3 * frames, config.n_fft), NAN)
     feature_kernels.frame(
-        pcm, plain.window, framed, one(lanes), frames=frames, hop=config.hop_length,
-        preemph=config.preemph,
+        samples, floats, one(is_float), plain.window, framed, one(lanes), frames=frames,
+        hop=config.hop_length, preemph=config.preemph,
     )  # fmt: skip
     out = torch.full((3 * frames, config.features), NAN)
     feature_kernels.log_mel(

@@ -13,7 +13,7 @@ _FRAMES = 16  # a program of the second kernel: one tensor-core tile
 
 @triton.jit(do_not_specialize=["frames"])
 def _frame(
-    pcm_ptr, window_ptr, out_ptr, lanes_ptr, frames, samples, preemph,
+    pcm_ptr, floats_ptr, is_float_ptr, window_ptr, out_ptr, lanes_ptr, frames, samples, preemph,
     HOP: tl.constexpr, N_FFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     begin()
@@ -22,8 +22,14 @@ def _frame(
         return
     i = tl.arange(0, BLOCK)
     real = i < N_FFT
-    at = pcm_ptr + (row // frames) * samples + (row % frames) * HOP + i
-    x = tl.load(at + 1, mask=real, other=0.0) - preemph * tl.load(at, mask=real, other=0.0)
+    at = (row // frames) * samples + (row % frames) * HOP + i
+    if tl.load(is_float_ptr) != 0:
+        before = tl.load(floats_ptr + at, mask=real, other=0.0)
+        x = tl.load(floats_ptr + at + 1, mask=real, other=0.0)
+    else:
+        before = tl.load(pcm_ptr + at, mask=real, other=0).to(tl.float32) * (1 / 32768)
+        x = tl.load(pcm_ptr + at + 1, mask=real, other=0).to(tl.float32) * (1 / 32768)
+    x -= preemph * before
     x *= tl.load(window_ptr + i, mask=real, other=0.0)
     tl.store(out_ptr + row * N_FFT + i, x, mask=real)
 
@@ -67,6 +73,8 @@ def _log_mel(
 
 def frame(
     pcm: torch.Tensor,
+    floats: torch.Tensor,
+    is_float: torch.Tensor,
     window: torch.Tensor,
     out: torch.Tensor,
     lanes: torch.Tensor,
@@ -78,7 +86,9 @@ def frame(
     """Pre-emphasised, windowed frames.
 
     Args:
-        pcm: float32, shape (capacity, samples).
+        pcm: int16, shape (capacity, samples): 32768 for 1.0.
+        floats: float32, likewise.
+        is_float: int32, shape (1,): not 0 where `floats` holds the samples, and not `pcm`.
         window: float32, shape (n_fft,).
         out: float32, shape (capacity · frames, n_fft).
         lanes: int32, shape (1,).
@@ -89,7 +99,7 @@ def frame(
     n_fft = window.shape[0]
     block = triton.next_power_of_2(n_fft)
     _frame[(out.shape[0],)](
-        pcm, window, out, lanes, frames, pcm.shape[1], preemph,
+        pcm, floats, is_float, window, out, lanes, frames, pcm.shape[1], preemph,
         HOP=hop, N_FFT=n_fft, BLOCK=block, num_warps=4, **OPTIONS,
     )  # fmt: skip
 
