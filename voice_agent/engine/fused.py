@@ -175,7 +175,7 @@ class FusedStep:
         self.decode = GreedyDecode(
             DecodeWeights(
                 embed=decoder.embed,
-                lstm=tuple((w_ih, w_hh, b_ih + b_hh) for w_ih, w_hh, b_ih, b_hh in decoder.lstm),
+                lstm=tuple((w_ih, w_hh, b_ih, b_hh) for w_ih, w_hh, b_ih, b_hh in decoder.lstm),
                 pred=decoder.pred,
                 out=decoder.out,
                 activation=d.activation,
@@ -284,8 +284,11 @@ class FusedStep:
 
         def product(y: torch.Tensor, w: Weight, name: str, act: str = "") -> torch.Tensor:
             n, k = w.data.shape
-            out = self.scratch(name, self.dtype, rows, n)
-            how = tile(rows, n, k, wide=self._wide)
+            how = tile(rows, n, k, wide=self._wide, parts=w.parts)
+            if how.apart:
+                out = self.scratch("parts", torch.float32, w.parts, rows, n)
+            else:
+                out = self.scratch(name, self.dtype, rows, n)
             return linear(y, w, out, lanes, how, rows=chunk, act=act)
 
         def into(w: Weight, act: str = "") -> torch.Tensor:

@@ -12,6 +12,7 @@ from tests.engine.kernels.small import small_checkpoint, small_config  # noqa: E
 from voice_agent.engine import graphs  # noqa: E402
 from voice_agent.engine.boosting import PhraseBoost  # noqa: E402
 from voice_agent.engine.chunks import Chunks  # noqa: E402
+from voice_agent.engine.kernels import linear  # noqa: E402
 from voice_agent.engine.runner import EngineRunner  # noqa: E402
 
 SLOTS = 5
@@ -99,6 +100,13 @@ def test_lanes_that_talk_on_get_more_rounds(monkeypatch):
     monkeypatch.setattr(graphs, "rounds_of", lambda chunk, lanes: 2)
     fused, plain = pair(small_config(rights=(1,)))
     assert assert_same_steps(fused, plain, 1, STEPS[:2]) > 1
+
+
+def test_long_sums_in_parts_step_as_the_plain_modules_do(monkeypatch):
+    monkeypatch.setattr(linear, "LONG", 192)
+    fused, plain = pair(small_config(rights=(0,), ff_expansion_factor=8))
+    assert fused.graphs.step.layers[0].ff1[1].parts == 4
+    assert assert_same_steps(fused, plain, 0, STEPS[:3]) > 0
 
 
 def test_a_batch_larger_than_the_largest_step_is_cut():

@@ -14,6 +14,7 @@ from tests.engine.kernels.small import small_checkpoint, small_config  # noqa: E
 from voice_agent.engine.attention import distance_index, rel_attention, ring_positions  # noqa: E402
 from voice_agent.engine.features import LogMel  # noqa: E402
 from voice_agent.engine.kernels import features as feature_kernels  # noqa: E402
+from voice_agent.engine.kernels import linear as linear_module  # noqa: E402
 from voice_agent.engine.kernels.attention import attention  # noqa: E402
 from voice_agent.engine.kernels.convolution import convolution  # noqa: E402
 from voice_agent.engine.kernels.linear import Tile, Weight, linear  # noqa: E402
@@ -61,6 +62,27 @@ def test_linear_takes_int8_rows_a_bias_by_lane_and_room_between_groups():
     want = F.linear(x[:4], data.float() * scale[:, None]) + table[[4, 4, 1, 1]]
     torch.testing.assert_close(out[[1, 2, 4, 5]], want, atol=1e-5, rtol=1e-5)
     assert out[[0, 3, 6, 7, 8]].isnan().all()
+
+
+@pytest.mark.parametrize("bias", [None, torch.arange(24) / 7], ids=["plain", "bias"])
+def test_a_long_sum_is_the_same_to_the_bit_however_its_parts_are_computed(monkeypatch, bias):
+    monkeypatch.setattr(linear_module, "LONG", 64)
+    x, weight = rows_of(6, 9, 192), Weight(torch.randn(24, 192), bias)
+    assert weight.parts == 4
+    together = linear(x, weight, torch.full((9, 24), NAN), one(3), TILES[0], rows=2)
+    wide = linear(x, weight, torch.full((9, 24), NAN), one(3), Tile(32, 32, 16), rows=2)
+    apart = torch.full((4, 9, 24), NAN)
+    linear(x, weight, apart, one(3), Tile(16, 16, 32, apart=True), rows=2)
+    assert apart[:, 6:].isnan().all() and together[6:].isnan().all()
+    assert torch.equal(together[:6], wide[:6])
+    by_hand = F.linear(x[:6], weight.data, bias)
+    torch.testing.assert_close(together[:6], by_hand, atol=1e-4, rtol=1e-5)
+
+    of_parts, of_sum = (torch.zeros(9, 24) for _ in range(2))
+    h = torch.full((9, 24), NAN, dtype=torch.float16)
+    for y, to in ((apart, of_parts), (together.half(), of_sum)):
+        add_norm(to, y, one(3), rows=2, h=h)
+    assert torch.equal(of_parts, of_sum) and of_sum[:6].abs().sum() > 0
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["inside a layer", "its end"])

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from voice_agent.engine.kernels.launch import OPTIONS, begin
+from voice_agent.engine.kernels.launch import OPTIONS, OVERLAP, begin, prefetch
 
 SHAPE = (16, 1, 3)
 """Keys a block, warps a program, blocks in flight: found on an H100 by benchmarks/gpu_tiles.py."""
@@ -74,15 +74,13 @@ def _attention(
     HEADS: tl.constexpr, DH: tl.constexpr, RING: tl.constexpr, LEFT: tl.constexpr,
     CHUNK: tl.constexpr, DISTANCES: tl.constexpr, MAX_CHUNK: tl.constexpr,
     QUANTIZED: tl.constexpr, QUERIES: tl.constexpr, BD: tl.constexpr, KEYS: tl.constexpr,
-    NEW: tl.constexpr, PRECISION: tl.constexpr,
+    NEW: tl.constexpr, PRECISION: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    begin()
     lane = tl.program_id(0)
-    if lane >= tl.load(lanes_ptr):
-        return
+    alive = lane < tl.load(lanes_ptr)
     head = tl.program_id(1)
-    slot = tl.load(slots_ptr + lane)
-    pos = tl.load(pos_ptr + lane)
+    slot = tl.load(slots_ptr + lane, mask=alive, other=0)
+    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
     kind = qkv_ptr.dtype.element_ty
     width: tl.constexpr = HEADS * DH
     d = tl.arange(0, BD)
@@ -90,13 +88,23 @@ def _attention(
     i = tl.arange(0, QUERIES)
     asked = (i < CHUNK)[:, None] & in_head[None, :]
     own = lane.to(tl.int64) * CHUNK * (3 * width) + head * DH
-    q = tl.load(qkv_ptr + own + i[:, None] * (3 * width) + d[None, :], mask=asked, other=0.0)
     u = tl.load(u_ptr + head * DH + d, mask=in_head, other=0.0)
     vb = tl.load(v_bias_ptr + head * DH + d, mask=in_head, other=0.0)
-    q_u = (q + u[None, :]).to(kind)
-    q_v = (q + vb[None, :]).to(kind)
     table_ptr += head * DISTANCES * DH
     ring = (slot.to(tl.int64) * HEADS + head) * RING
+    if AHEAD:  # few lanes: the time goes to waiting for the past, and that does not wait for q
+        line: tl.constexpr = 128 // (k_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        first_of = tl.arange(0, AHEAD) * line
+        kept = tl.where(alive, ring * DH, 0) + tl.minimum(first_of, RING * DH - 1)
+        prefetch(k_ptr + kept)
+        prefetch(v_ptr + kept)
+        prefetch(table_ptr + tl.minimum(first_of, DISTANCES * DH - 1))
+    begin()
+    if not alive:
+        return
+    q = tl.load(qkv_ptr + own + i[:, None] * (3 * width) + d[None, :], mask=asked, other=0.0)
+    q_u = (q + u[None, :]).to(kind)
+    q_v = (q + vb[None, :]).to(kind)
 
     best = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
@@ -197,12 +205,15 @@ def attention(
     queries = max(_ROWS, triton.next_power_of_2(chunk))
     wide = qkv.dtype == torch.float32
     keys, warps, stages = _WIDE if wide else SHAPE
+    few = OVERLAP.value and qkv.shape[0] <= 64
+    lines = triton.next_power_of_2(ring * d_head * k.element_size() // 128)
     _attention[(qkv.shape[0] // chunk, heads)](
         qkv, k, v, scales[0] if scales else None, scales[1] if scales else None,
         bias_u, bias_v, table, slots, pos, lanes, out, 1 / math.sqrt(d_head),
         HEADS=heads, DH=d_head, RING=ring, LEFT=left, CHUNK=chunk, DISTANCES=table.shape[1],
         MAX_CHUNK=max_chunk, QUANTIZED=scales is not None, QUERIES=queries,
         BD=max(16, triton.next_power_of_2(d_head)), KEYS=keys, NEW=_NEW,
-        PRECISION="tf32x3" if wide else "tf32", num_warps=warps, num_stages=stages, **OPTIONS,
+        PRECISION="tf32x3" if wide else "tf32", num_warps=warps, num_stages=stages,
+        AHEAD=lines if few else 0, **OPTIONS,
     )  # fmt: skip
     return out

@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from voice_agent.engine.kernels.launch import OPTIONS, begin
-from voice_agent.engine.kernels.norms import EPSILON, Norm, _layer_norm
+from voice_agent.engine.kernels.launch import OPTIONS, OVERLAP, begin, prefetch
+from voice_agent.engine.kernels.norms import EPSILON, Norm, _gain, _layer_norm
 
 
 @triton.jit
@@ -26,17 +26,27 @@ def _glu(x_ptr, row, c, real, D):
 def _convolution(
     x_ptr, w_ptr, bias_ptr, norm_w, norm_b, cache_ptr, slots_ptr, pos_ptr, lanes_ptr, out_ptr, D,
     CHUNK: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr,
-    BLOCK: tl.constexpr, EPS: tl.constexpr,
+    AHEAD: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    begin()
     lane = tl.program_id(0)
-    if lane >= tl.load(lanes_ptr):
-        return
+    alive = lane < tl.load(lanes_ptr)
     past: tl.constexpr = TAPS - 1
-    pos = tl.load(pos_ptr + lane)
-    cache = cache_ptr + tl.load(slots_ptr + lane).to(tl.int64) * (past * D)
+    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
+    slot = tl.load(slots_ptr + lane, mask=alive, other=0)
+    cache = cache_ptr + slot.to(tl.int64) * (past * D)
     c = tl.arange(0, BLOCK)
     real = c < D
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + c, mask=real, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        gain, shift = _gain(norm_w, norm_b, c, real)
+    if AHEAD:
+        for tap in tl.static_range(TAPS - 1):
+            prefetch(cache + tap * D + tl.minimum(c, D - 1))
+            prefetch(w_ptr + tap * D + tl.minimum(c, D - 1))
+    begin()
+    if not alive:
+        return
     row = lane.to(tl.int64) * CHUNK
     for t in range(CHUNK):
         y = tl.zeros((BLOCK,), tl.float32)
@@ -57,10 +67,10 @@ def _convolution(
                     value += _glu(x_ptr, row + tl.maximum(j, 0), c, new, D).to(tl.float32)
             y += w * value
         if HAS_BIAS:
-            y += tl.load(bias_ptr + c, mask=real, other=0.0).to(tl.float32)
+            y += bias
         if HAS_NORM:
             y = y.to(out_ptr.dtype.element_ty).to(tl.float32)
-            y = _layer_norm(tl.where(real, y, 0.0), norm_w, norm_b, c, real, D, EPS)
+            y = _layer_norm(tl.where(real, y, 0.0), gain, shift, real, D, EPS)
         y = y * tl.sigmoid(y)
         tl.store(out_ptr + (row + t) * D + c, y.to(out_ptr.dtype.element_ty), mask=real)
     tl.debug_barrier()  # what was read above may be overwritten now
@@ -105,6 +115,7 @@ def convolution(
         x, weight, bias, norm.weight if norm else None, norm.bias if norm else None,
         cache, slots, pos, lanes, out, d,
         CHUNK=chunk, TAPS=taps, HAS_BIAS=bias is not None, HAS_NORM=norm is not None,
+        AHEAD=OVERLAP.value and x.shape[0] <= 512,
         BLOCK=block, EPS=EPSILON, num_warps=max(1, min(8, block // 128)), **OPTIONS,
     )  # fmt: skip
     return out

@@ -7,8 +7,8 @@ frame. Rounds without work end at once; `Tally` tells whether there is work left
 
     joint    logits of each busy lane, as (max, argmax, sum of exp) of slices of the vocabulary
     advance  blank or token; lists of who is busy in the next round, and of who spoke
-    lstm     one layer of the prediction network for those who spoke
-    project  its output into the joint's space
+    lstm     one layer of the prediction network for those who spoke (`prediction`)
+    project  its output into the joint's space (`prediction`)
 
 float32, as three tf32 products (about 1e-6), with the state in the slots.
 """
@@ -22,9 +22,9 @@ import triton
 import triton.language as tl
 
 from voice_agent.engine.kernels.launch import OPTIONS, begin
+from voice_agent.engine.kernels.prediction import CELLS, lstm, packed, project
 
 ROWS = 32  # lanes a program
-_CELLS = 16  # LSTM cells a program
 _TOKENS = 64  # of the vocabulary, a tile
 _SLICES = 32  # of the vocabulary, at most
 _BLOCK = 32  # of a sum, a load
@@ -157,109 +157,6 @@ def _advance(
 
 
 @triton.jit
-def _gate(x, w_ptr, unit, k, gate: tl.constexpr, acc, HIDDEN: tl.constexpr, WIDTH: tl.constexpr):
-    seen = (unit < HIDDEN)[:, None] & (k < WIDTH)[None, :]
-    w = tl.load(w_ptr + (gate * HIDDEN + unit)[:, None] * WIDTH + k[None, :], mask=seen, other=0.0)
-    return tl.dot(x, tl.trans(w), acc, input_precision="tf32x3")
-
-
-@triton.jit
-def _tanh(x):
-    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
-
-
-@triton.jit(do_not_specialize=["turn"])
-def _lstm(
-    input_ptr, token_ptr, h_ptr, c_ptr, w_ih, w_hh, b_ptr, spoke_ptr, tally_ptr, slots_ptr,
-    out_ptr, turn,
-    LAYER: tl.constexpr, LAYERS: tl.constexpr, HIDDEN: tl.constexpr,
-    ROWS: tl.constexpr, CELLS: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    begin()
-    count = tl.load(tally_ptr + 3 + 2 * turn)
-    first = tl.program_id(0) * ROWS
-    if first >= count:
-        return
-    i = first + tl.arange(0, ROWS)
-    alive = i < count
-    slot = tl.load(slots_ptr + tl.load(spoke_ptr + i, mask=alive, other=0), mask=alive, other=0)
-    unit = tl.program_id(1) * CELLS + tl.arange(0, CELLS)
-    mine = alive[:, None] & (unit < HIDDEN)[None, :]
-    state = slot.to(tl.int64) * (LAYERS * HIDDEN)
-    if LAYER == 0:
-        source = tl.load(token_ptr + i, mask=alive, other=0).to(tl.int64) * HIDDEN
-    else:
-        source = i.to(tl.int64) * HIDDEN
-        # The layer below has been read by all that needed it: its new state goes home.
-        below = tl.load(input_ptr + source[:, None] + unit[None, :], mask=mine, other=0.0)
-        home = state[:, None] + (LAYER - 1) * HIDDEN + unit[None, :]
-        tl.store(h_ptr + home, below, mask=mine)
-    in_gate = tl.zeros((ROWS, CELLS), tl.float32)
-    forget = tl.zeros((ROWS, CELLS), tl.float32)
-    cell = tl.zeros((ROWS, CELLS), tl.float32)
-    out_gate = tl.zeros((ROWS, CELLS), tl.float32)
-    for start in range(0, HIDDEN, BK):
-        k = start + tl.arange(0, BK)
-        seen = alive[:, None] & (k < HIDDEN)[None, :]
-        x = tl.load(input_ptr + source[:, None] + k[None, :], mask=seen, other=0.0)
-        in_gate = _gate(x, w_ih, unit, k, 0, in_gate, HIDDEN, HIDDEN)
-        forget = _gate(x, w_ih, unit, k, 1, forget, HIDDEN, HIDDEN)
-        cell = _gate(x, w_ih, unit, k, 2, cell, HIDDEN, HIDDEN)
-        out_gate = _gate(x, w_ih, unit, k, 3, out_gate, HIDDEN, HIDDEN)
-        h = tl.load(h_ptr + (state + LAYER * HIDDEN)[:, None] + k[None, :], mask=seen, other=0.0)
-        in_gate = _gate(h, w_hh, unit, k, 0, in_gate, HIDDEN, HIDDEN)
-        forget = _gate(h, w_hh, unit, k, 1, forget, HIDDEN, HIDDEN)
-        cell = _gate(h, w_hh, unit, k, 2, cell, HIDDEN, HIDDEN)
-        out_gate = _gate(h, w_hh, unit, k, 3, out_gate, HIDDEN, HIDDEN)
-    real = unit < HIDDEN
-    in_gate += tl.load(b_ptr + unit, mask=real, other=0.0)[None, :]
-    forget += tl.load(b_ptr + HIDDEN + unit, mask=real, other=0.0)[None, :]
-    cell += tl.load(b_ptr + 2 * HIDDEN + unit, mask=real, other=0.0)[None, :]
-    out_gate += tl.load(b_ptr + 3 * HIDDEN + unit, mask=real, other=0.0)[None, :]
-    c_at = c_ptr + (state + LAYER * HIDDEN)[:, None] + unit[None, :]
-    c = tl.sigmoid(forget) * tl.load(c_at, mask=mine, other=0.0) + tl.sigmoid(in_gate) * _tanh(cell)
-    tl.store(c_at, c, mask=mine)
-    to = out_ptr + (i.to(tl.int64) * HIDDEN)[:, None] + unit[None, :]
-    tl.store(to, tl.sigmoid(out_gate) * _tanh(c), mask=mine)
-
-
-@triton.jit(do_not_specialize=["turn"])
-def _project(
-    input_ptr, h_ptr, w_ptr, b_ptr, spoke_ptr, tally_ptr, slots_ptr, pred_ptr, turn,
-    LAYERS: tl.constexpr, HIDDEN: tl.constexpr, JOINT: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    begin()
-    count = tl.load(tally_ptr + 3 + 2 * turn)
-    first = tl.program_id(0) * ROWS
-    if first >= count:
-        return
-    i = first + tl.arange(0, ROWS)
-    alive = i < count
-    slot = tl.load(slots_ptr + tl.load(spoke_ptr + i, mask=alive, other=0), mask=alive, other=0)
-    slot = slot.to(tl.int64)
-    col = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    source = i.to(tl.int64) * HIDDEN
-    mine = alive[:, None] & (col < HIDDEN)[None, :]
-    top = tl.load(input_ptr + source[:, None] + col[None, :], mask=mine, other=0.0)
-    home = (slot * (LAYERS * HIDDEN) + (LAYERS - 1) * HIDDEN)[:, None] + col[None, :]
-    tl.store(h_ptr + home, top, mask=mine)
-    out = tl.zeros((ROWS, COLS), tl.float32)
-    for start in range(0, HIDDEN, BK):
-        k = start + tl.arange(0, BK)
-        seen = alive[:, None] & (k < HIDDEN)[None, :]
-        x = tl.load(input_ptr + source[:, None] + k[None, :], mask=seen, other=0.0)
-        w = tl.load(
-            w_ptr + col[:, None] * HIDDEN + k[None, :],
-            mask=(col < JOINT)[:, None] & (k < HIDDEN)[None, :], other=0.0,
-        )  # fmt: skip
-        out = tl.dot(x, tl.trans(w), out, input_precision="tf32x3")
-    out += tl.load(b_ptr + col, mask=col < JOINT, other=0.0)[None, :]
-    to = pred_ptr + (slot * JOINT)[:, None] + col[None, :]
-    tl.store(to, out, mask=alive[:, None] & (col < JOINT)[None, :])
-
-
-@triton.jit
 def _go_on(tally_ptr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
     """Make the lanes left after the last round the first round's."""
     begin()
@@ -281,7 +178,7 @@ class DecodeWeights:
 
     Attributes:
         embed: shape (tokens + 1, hidden).
-        lstm: (w_ih, w_hh, bias) of each layer; the two biases added.
+        lstm: (w_ih, w_hh, b_ih, b_hh) of each layer, as torch has them.
         pred: (weight (joint, hidden), bias).
         out: (weight (tokens + 1, joint), bias).
         activation: of the joint: "relu", "sigmoid" or "tanh".
@@ -291,7 +188,7 @@ class DecodeWeights:
     """
 
     embed: torch.Tensor
-    lstm: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]
+    lstm: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], ...]
     pred: tuple[torch.Tensor, torch.Tensor]
     out: tuple[torch.Tensor, torch.Tensor]
     activation: str
@@ -313,6 +210,7 @@ class GreedyDecode:
     ) -> None:
         """Allocate for `capacity` lanes and `records` tokens a step."""
         self.weights = weights
+        self._lstm = [packed(*layer) for layer in weights.lstm]
         self.records = records
         hidden = weights.embed.shape[1]
         vocab = weights.out[0].shape[0]
@@ -394,7 +292,7 @@ class GreedyDecode:
                 encoded, pred, *w.out, slots, self.frame, self.busy, self.tally, self.parts,
                 turn, capacity, w.out[0].shape[0],
                 JOINT=joint, CHUNK=chunk, ACT=w.activation, TILES=self.tiles, ROWS=ROWS,
-                TOKENS=_TOKENS, BK=_BLOCK, num_warps=4, num_stages=_STAGES, **OPTIONS,
+                TOKENS=_TOKENS, BK=_BLOCK, num_warps=8, num_stages=_STAGES, **OPTIONS,
             )  # fmt: skip
             _advance[(lanes,)](
                 self.parts, self.busy, self.spoke, self.token, self.frame, self.symbols,
@@ -403,16 +301,16 @@ class GreedyDecode:
                 BLOCK=triton.next_power_of_2(self.slices), num_warps=1, **OPTIONS,
             )  # fmt: skip
             source = w.embed
-            for layer, (w_ih, w_hh, bias) in enumerate(w.lstm):
+            for layer, (weight, bias) in enumerate(self._lstm):
                 target = self.hidden[layer % 2]
-                _lstm[(tiles, triton.cdiv(hidden, _CELLS))](
-                    source, self.token, h, c, w_ih, w_hh, bias, self.spoke, self.tally, slots,
+                lstm[(tiles, triton.cdiv(hidden, CELLS))](
+                    source, self.token, h, c, weight, bias, self.spoke, self.tally, slots,
                     target, turn,
-                    LAYER=layer, LAYERS=layers, HIDDEN=hidden, ROWS=ROWS, CELLS=_CELLS, BK=_BLOCK,
-                    num_warps=4, num_stages=_STAGES, **OPTIONS,
+                    LAYER=layer, LAYERS=layers, HIDDEN=hidden, ROWS=ROWS, CELLS=CELLS, BK=_BLOCK,
+                    num_warps=8, num_stages=_STAGES, **OPTIONS,
                 )  # fmt: skip
                 source = target
-            _project[(tiles, triton.cdiv(max(joint, hidden), 16))](
+            project[(tiles, triton.cdiv(max(joint, hidden), 16))](
                 source, h, *w.pred, self.spoke, self.tally, slots, pred, turn,
                 LAYERS=layers, HIDDEN=hidden, JOINT=joint, ROWS=ROWS, COLS=16, BK=_BLOCK,
                 num_warps=4, num_stages=_STAGES, **OPTIONS,

@@ -2,8 +2,12 @@
 
 On Hopper and later a kernel's programs may be put on the chip while those of the kernel before are
 finishing; each then waits until all of that work is visible. In a step of some 400 short kernels
-this hides most of what a launch costs. Every kernel has to call `begin` first, those programs too
-that have nothing to do: the wait of the next kernel relies on it.
+this hides most of what a launch costs. Every program has to call `begin`, those too that have
+nothing to do: the wait of the next kernel relies on it.
+
+Before `begin` a kernel may read what the one before does not write: weights, the number of lanes,
+their slots and positions, and what was written two kernels ago or earlier, since a program only
+starts when every program of the kernel before has come past its own `begin`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@
 
 A row's sum runs over k in the order of the tensor core's instructions, which no tile changes: so a
 row's numbers depend on neither the tile nor the bucket (benchmarks/gpu_tiles.py compares bits).
+A long sum is made of parts (`Weight.parts`), each from zero, added in their order. With few rows it
+is k that takes the time: a program has one part, and who reads the product adds them (`add_norm`).
+With many rows it has them all.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class Tile:
         k: of the sum, a load.
         warps: of a program.
         stages: loads in flight.
+        apart: each part of a long sum in a program of its own.
     """
 
     m: int
@@ -34,6 +38,12 @@ class Tile:
     k: int
     warps: int = 4
     stages: int = 3
+    apart: bool = False
+
+
+LONG = 2048
+"""A sum over a multiple of so many has `PARTS` parts."""
+PARTS = 4
 
 
 @triton.jit
@@ -45,42 +55,15 @@ def _activate(x, ACT: tl.constexpr):
     return x
 
 
-@triton.jit(do_not_specialize=["rows_a_lane", "out_group", "out_skip"])
-def _linear(
-    x_ptr, w_ptr, scale_ptr, bias_ptr, row_bias_ptr, out_ptr, lanes_ptr, row_lane_ptr,
-    rows_a_lane, N, K, out_group, out_skip,
-    ACT: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr,
-    REGROUP: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, AHEAD: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+@triton.jit
+def _sum(
+    x_ptr, w_ptr, x_at, w_at, alive, real, k, length,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Rows m of x [., K] and n of w [N, K]. Offsets fit 32 bits: `linear` sees to it."""
-    pid = tl.program_id(0)
-    tiles_n = tl.cdiv(N, BN)
-    if AHEAD:  # few rows: the time goes to fetching weights, and those do not wait for x
-        line: tl.constexpr = 128 // (w_ptr.dtype.element_ty.primitive_bitwidth // 8)
-        at_n = pid % tiles_n * BN + tl.arange(0, BN)
-        for at in range(0, K, 16 * line):
-            at_k = at + tl.arange(0, 16) * line
-            prefetch(w_ptr + tl.minimum(at_n[:, None] * K + at_k[None, :], N * K - 1))
-    begin()
-    rows = tl.load(lanes_ptr) * rows_a_lane
-    tiles_m = tl.cdiv(rows, BM)
-    if pid >= tiles_m * tiles_n:
-        return
-    # Neighbours in time share rows of w and of x, so that both stay in the L2 cache.
-    in_group = GROUP * tiles_n
-    first_m = (pid // in_group) * GROUP
-    size_m = min(tiles_m - first_m, GROUP)
-    m = (first_m + (pid % in_group) % size_m) * BM + tl.arange(0, BM)
-    n = ((pid % in_group) // size_m) * BN + tl.arange(0, BN)
-    k = tl.arange(0, BK)
-    alive = m < rows
-    real = n < N
-    x_at = m[:, None] * K + k[None, :]
-    w_at = n[:, None] * K + k[None, :]
+    """A tile of x @ w.T over the next `length` of k, from zero."""
     acc = tl.zeros((BM, BN), tl.float32)
-    for at in range(0, K, BK):
+    for at in range(0, length, BK):
         if EVEN_K:
             x = tl.load(x_ptr + x_at, mask=alive[:, None], other=0.0)
             if EVEN_N:
@@ -88,7 +71,7 @@ def _linear(
             else:
                 w = tl.load(w_ptr + w_at, mask=real[:, None], other=0.0)
         else:
-            inside = k < K - at
+            inside = k < length - at
             x = tl.load(x_ptr + x_at, mask=alive[:, None] & inside[None, :], other=0.0)
             w = tl.load(w_ptr + w_at, mask=real[:, None] & inside[None, :], other=0.0)
         if PRECISION == "tf32x3":
@@ -96,10 +79,70 @@ def _linear(
         acc = tl.dot(x, tl.trans(w.to(x.dtype)), acc, input_precision=PRECISION)
         x_ptr += BK
         w_ptr += BK
+    return acc
+
+
+@triton.jit(do_not_specialize=["rows_a_lane", "out_group", "out_skip"])
+def _linear(
+    x_ptr, w_ptr, scale_ptr, bias_ptr, row_bias_ptr, out_ptr, lanes_ptr, row_lane_ptr,
+    rows_a_lane, N, K, out_group, out_skip,
+    ACT: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr,
+    REGROUP: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, AHEAD: tl.constexpr,
+    PRECISION: tl.constexpr, PARTS: tl.constexpr, APART: tl.constexpr, apart_stride,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Rows m of x [., K] and n of w [N, K]. Offsets fit 32 bits: `linear` sees to it."""
+    pid = tl.program_id(0)
+    length = K // PARTS
+    if PARTS > 1:
+        length = tl.multiple_of(length, 16)
+    with_bias = N
+    if APART:
+        part = pid % PARTS
+        with_bias = tl.where(part == 0, N, 0)
+        pid = pid // PARTS
+        x_ptr += part * length
+        w_ptr += part * length
+        out_ptr += part.to(tl.int64) * apart_stride
+    tiles_n = tl.cdiv(N, BN)
+    if AHEAD:  # few rows: the time goes to fetching weights, and those do not wait for x
+        line: tl.constexpr = 128 // (w_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        at_n = tl.minimum(pid % tiles_n * BN + tl.arange(0, BN), N - 1)
+        ahead = length if APART else K
+        for at in range(0, ahead, 16 * line):
+            at_k = tl.minimum(at + tl.arange(0, 16) * line, ahead - 1)
+            prefetch(w_ptr + (at_n[:, None] * K + at_k[None, :]))
+    rows = tl.load(lanes_ptr) * rows_a_lane
+    tiles_m = tl.cdiv(rows, BM)
+    # Neighbours in time share rows of w and of x, so that both stay in the L2 cache.
+    in_group = GROUP * tiles_n
+    first_m = (pid // in_group) * GROUP
+    size_m = tl.maximum(min(tiles_m - first_m, GROUP), 1)
+    m = (first_m + (pid % in_group) % size_m) * BM + tl.arange(0, BM)
+    n = ((pid % in_group) // size_m) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    alive = m < rows
+    real = n < N
+    x_at = m[:, None] * K + k[None, :]
+    w_at = n[:, None] * K + k[None, :]
     if HAS_SCALE:
-        acc *= tl.load(scale_ptr + n, mask=real, other=0.0)[None, :]
+        scale = tl.load(scale_ptr + n, mask=real, other=0.0)
     if HAS_BIAS:
-        acc += tl.load(bias_ptr + n, mask=real, other=0.0).to(tl.float32)[None, :]
+        bias = tl.load(bias_ptr + n, mask=n < with_bias, other=0.0).to(tl.float32)
+    begin()
+    if pid >= tiles_m * tiles_n:
+        return
+    acc = _sum(x_ptr, w_ptr, x_at, w_at, alive, real, k, length,
+               EVEN_N, EVEN_K, PRECISION, BM, BN, BK)  # fmt: skip
+    if HAS_SCALE:
+        acc *= scale[None, :]
+    if HAS_BIAS:
+        acc += bias[None, :]
+    if PARTS > 1 and not APART:
+        for part in range(1, PARTS):
+            at = part * length
+            acc += _sum(x_ptr + at, w_ptr + at, x_at, w_at, alive, real, k, length,
+                        EVEN_N, EVEN_K, PRECISION, BM, BN, BK)  # fmt: skip
     if HAS_ROW_BIAS:
         owner = tl.load(row_lane_ptr + m // rows_a_lane, mask=alive, other=0)
         acc += tl.load(
@@ -127,6 +170,11 @@ class Weight:
     bias: torch.Tensor | None = None
     scale: torch.Tensor | None = None
 
+    @property
+    def parts(self) -> int:
+        """Parts of a row's sum. One of int8: times scale, they might or might not be rounded."""
+        return PARTS if self.data.shape[1] % LONG == 0 and self.scale is None else 1
+
 
 def linear(
     x: torch.Tensor,
@@ -146,7 +194,7 @@ def linear(
     Args:
         x: shape (capacity, k), contiguous.
         weight: the matrix.
-        out: shape (capacity, n).
+        out: shape (capacity, n); (parts, capacity, n), float32, of a tile whose parts are apart.
         lanes: int32, shape (1,): how many lanes there are; rows beyond stay as they were.
         tile: of the work.
         rows: rows of x a lane.
@@ -160,9 +208,15 @@ def linear(
     """
     capacity, k = x.shape
     n = weight.data.shape[0]
-    assert max(x.numel(), weight.data.numel(), out.numel()) < 2**31
+    pieces = weight.parts
+    apart = tile.apart and pieces > 1
+    assert max(x.numel(), weight.data.numel(), capacity * n) < 2**31
+    assert not apart or (act == "" and row_bias is None and not out_group)
     block = min(tile.k, max(16, triton.next_power_of_2(k)))
-    _linear[(triton.cdiv(capacity, tile.m) * triton.cdiv(n, tile.n),)](
+    if pieces > 1:  # no load crosses from one part into the next
+        block = min(block, k // pieces & -(k // pieces))
+    programs = triton.cdiv(capacity, tile.m) * triton.cdiv(n, tile.n) * (pieces if apart else 1)
+    _linear[(programs,)](
         x, weight.data, weight.scale, weight.bias,
         row_bias[0] if row_bias else None, out, lanes, row_bias[1] if row_bias else None,
         rows, n, k, out_group, out_skip,
@@ -171,6 +225,7 @@ def linear(
         EVEN_N=n % tile.n == 0, EVEN_K=k % block == 0,
         AHEAD=OVERLAP.value and tile.m <= 64 and tile.n <= 32,
         PRECISION="tf32x3" if torch.float32 in (x.dtype, weight.data.dtype) else "tf32",
+        PARTS=pieces, APART=apart, apart_stride=capacity * n,
         BM=tile.m, BN=tile.n, BK=block, GROUP=8, num_warps=tile.warps,
         num_stages=tile.stages, **OPTIONS,
     )  # fmt: skip

@@ -21,17 +21,18 @@ def _first(
     MELS: tl.constexpr, FREQ: tl.constexpr, CHANNELS: tl.constexpr, FRAMES: tl.constexpr,
     PER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    begin()
     lane = tl.program_id(0)
-    if lane >= tl.load(lanes_ptr):
-        return
-    slot = tl.load(slots_ptr + lane).to(tl.int64)
-    pos = tl.load(pos_ptr + lane)
+    alive = lane < tl.load(lanes_ptr)
+    slot = tl.load(slots_ptr + lane, mask=alive, other=0).to(tl.int64)
+    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
     began = pos == 0
     c = tl.arange(0, BLOCK)
     real = c < CHANNELS
     kind = out_ptr.dtype.element_ty
     bias = tl.load(b_ptr + c, mask=real, other=0.0).to(tl.float32)
+    begin()
+    if not alive:
+        return
     mel = mel_ptr + lane.to(tl.int64) * (2 * FRAMES * MELS)
     out = out_ptr + lane.to(tl.int64) * ((FRAMES + 1) * FREQ * CHANNELS)
     # A segment's first seven rows, and its first three outputs, lie before it.
@@ -75,13 +76,11 @@ def _depthwise(
     FRAMES: tl.constexpr, STAGE: tl.constexpr, SECOND: tl.constexpr, PER: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_MEL: tl.constexpr,
 ):  # fmt: skip
-    begin()
     lane = tl.program_id(0)
-    if lane >= tl.load(lanes_ptr):
-        return
+    alive = lane < tl.load(lanes_ptr)
     i = tl.program_id(1)
-    slot = tl.load(slots_ptr + lane).to(tl.int64)
-    pos = tl.load(pos_ptr + lane)
+    slot = tl.load(slots_ptr + lane, mask=alive, other=0).to(tl.int64)
+    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
     began = pos == 0
     c = tl.arange(0, BLOCK)
     real = c < CHANNELS
@@ -89,6 +88,9 @@ def _depthwise(
     lane64 = lane.to(tl.int64)
     x = x_ptr + lane64 * ((2 * FRAMES + 1) * FREQ_IN * CHANNELS)
     bias = tl.load(b_ptr + c, mask=real, other=0.0).to(tl.float32)
+    begin()
+    if not alive:
+        return
     # NeMo's zero frames: a first chunk's blank frame makes room for the one that it keeps instead.
     instead = began & (i == 0)
     if STAGE != 2 or not SECOND:
