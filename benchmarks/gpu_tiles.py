@@ -57,10 +57,14 @@ def per_launch_us(work, repeats: int = 5) -> float:
 
 SHAPES = [(16, 1, 2), (16, 1, 3), (16, 2, 2), (32, 1, 2), (32, 2, 2), (32, 2, 3), (32, 4, 2),
           (64, 4, 2), (128, 4, 1), (128, 8, 1)]  # fmt: skip
+LONE = [(16, 1), (16, 2), (32, 1), (32, 2), (32, 4), (64, 4)]
 
 
 def attention_rows(lanes: list[int]) -> list[dict]:
-    """Microseconds of one layer's attention by (keys a block, warps, stages), and its error."""
+    """Microseconds of one layer's attention by (keys a block, warps, stages), and its error.
+
+    Chunks of one frame have a kernel and shapes of their own; of two, those of all others.
+    """
     heads, d_head, ring, left, layers = 8, 128, 84, 70, 8
     most, rows = max(lanes), []
     kv = [
@@ -71,23 +75,24 @@ def attention_rows(lanes: list[int]) -> list[dict]:
     bias = [torch.randn(heads, d_head, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
     slots = torch.randperm(most, device="cuda").int()
     pos = torch.full((most,), 1000, device="cuda", dtype=torch.int32)
-    qkv = torch.randn(most, 3 * heads * d_head, device="cuda", dtype=torch.bfloat16)
-    out = torch.empty(most, heads * d_head, device="cuda", dtype=torch.bfloat16)
+    qkv = torch.randn(2 * most, 3 * heads * d_head, device="cuda", dtype=torch.bfloat16)
+    out = torch.empty(2 * most, heads * d_head, device="cuda", dtype=torch.bfloat16)
 
-    def run(i: int, n: int) -> None:
+    def run(i: int, n: int, chunk: int) -> None:
         attention.attention(
-            qkv[:n], kv[0][i % layers], kv[1][i % layers], out[:n], bias_u=bias[0], bias_v=bias[1],
-            table=table, slots=slots[:n], pos=pos[:n], chunk=1, left=left, max_chunk=14,
-            lanes=counts[n],
+            qkv[: n * chunk], kv[0][i % layers], kv[1][i % layers], out[: n * chunk],
+            bias_u=bias[0], bias_v=bias[1], table=table, slots=slots[:n], pos=pos[:n],
+            chunk=chunk, left=left, max_chunk=14, lanes=counts[n],
         )  # fmt: skip
 
     counts = {n: torch.tensor([n], dtype=torch.int32, device="cuda") for n in lanes}
-    for n in lanes:
-        row: dict = {"lanes": n}
-        for shape in SHAPES:
-            attention.SHAPE = shape
+    for chunk, n in ((chunk, n) for chunk in (1, 2) for n in lanes):
+        row: dict = {"lanes": n, "chunk": chunk}
+        for shape in LONE if chunk == 1 else SHAPES:
+            setattr(attention, "LONE" if chunk == 1 else "SHAPE", shape)
             try:
-                row[str(shape)] = round(per_launch_us(lambda i, n=n: run(i, n)), 2)
+                work = functools.partial(run, n=n, chunk=chunk)
+                row[str(shape)] = round(per_launch_us(work), 2)
             except Exception as error:
                 row[str(shape)] = str(error)[:60]
         row["bytes_us_at_3TB/s"] = round(n * (left + 2) * heads * d_head * 4 / 3e6, 2)
