@@ -225,19 +225,17 @@ def _run(
     feeders: int,
     warmup_s: float,
 ) -> PacedResult:
-    count = _PHASES if phases == "spread" else 1
     phase_by_slot = np.zeros(max(s.slot for s in streams) + 1)
-    threads = []
-    for number in range(feeders):
-        groups = []
-        for phase in range(count):
-            # A feeder's streams have every phase, so that all of them sleep and wake alike.
-            mine = streams[phase * feeders + number :: count * feeders]
-            if mine:
-                groups.append((phase * period_s / count, mine))
-                phase_by_slot[[s.slot for s in mine]] = phase * period_s / count
-        if groups:
-            threads.append(Feeder(groups, audio, period_s, segment_chunks))
+    plans: list[list[tuple[float, Sequence[Any]]]] = [[] for _ in range(feeders)]
+    count = _PHASES if phases == "spread" else feeders
+    for number in range(min(count, len(streams))):
+        # Feeders take turns, each with all streams of a moment: the fewest calls. In lockstep they
+        # share the one moment.
+        phase = number * period_s / count if phases == "spread" else 0.0
+        mine = streams[number::count]
+        plans[number % feeders].append((phase, mine))
+        phase_by_slot[[s.slot for s in mine]] = phase
+    threads = [Feeder(plan, audio, period_s, segment_chunks) for plan in plans if plan]
     zero = time.monotonic() + 0.2
     tally.clocks(phase_by_slot, zero)
     recognizer.record_lags(tally.record)
