@@ -87,15 +87,15 @@ class Feeders:
             bool, shape (n,): whom it was appended to; to the others nothing was.
         """
         rings, samples = self.rings, pcm.shape[-1]
+        plain = self.plain[slots]  # before the counts: the engine's thread may just be refilling
         begins = rings.written[slots]
         ends = begins + samples
         due, step = self.next[slots], self.step[slots]
-        few = ends < due + step
-        fed = few & (ends <= self.clear[slots])
+        plain &= ends < due + step
+        fed = plain & (ends <= self.clear[slots])
         if not (all_fed := bool(fed.all())):
             # Streams that began together meet their rings' ends together, thousands in one chunk.
-            round_ = few & ~fed & self.plain[slots]
-            round_ &= ends <= rings.read[slots] + self.mask[slots] + 1
+            round_ = plain & ~fed & (ends <= rings.read[slots] + self.mask[slots] + 1)
             if round_.any():
                 self._write_round(slots[round_], begins[round_], _of(pcm, round_))
         if all_fed:
@@ -122,9 +122,10 @@ class Feeders:
     def _write(self, slots: np.ndarray, begins: np.ndarray, pcm: np.ndarray) -> None:
         """Samples by one plain copy each, which meets neither a ring's end nor its beginning."""
         samples = pcm.shape[-1]
-        if self._pieces is None or self._pieces.shape[1] != samples:
-            self._pieces = pieces(self.rings.int16, samples, writeable=True)
-        self._pieces[slots * self.rings.row + (begins & self.mask[slots])] = pcm
+        places = self._pieces
+        if places is None or places.shape[1] != samples:
+            self._pieces = places = pieces(self.rings.int16, samples, writeable=True)
+        places[slots * self.rings.row + (begins & self.mask[slots])] = pcm
 
     def _write_round(self, slots: np.ndarray, begins: np.ndarray, pcm: np.ndarray) -> None:
         """The same for streams of which each meets one of them; there is room."""

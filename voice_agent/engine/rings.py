@@ -150,7 +150,8 @@ class Rings:
         """A new stream has the slot. In the engine's process, while nobody else has it."""
         self._mask[slot] = self.sizes[right] - 1
         # It goes through all of its ring within seconds: the pages are there before its audio is.
-        self.int16[slot, : self.sizes[right] + self.windows[right] : _PAGE] = 0
+        row = self.int16[slot, : self.sizes[right] + self.windows[right]]
+        row[::_PAGE] = row[-1] = 0
         self.is_float[slot] = False
         self.written[slot] = self.read[slot] = self.ended[slot] = 0
 
