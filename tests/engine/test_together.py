@@ -7,6 +7,7 @@ import pytest
 
 from tests.engine.fakes import FakeRunner, opened, run, scheduler, windows_of
 from voice_agent.engine import BadAudio, StreamClosed
+from voice_agent.engine.streams import EngineStream
 from voice_agent.engine.together import Together
 
 
@@ -85,3 +86,34 @@ def test_wrong_audio_and_closed_streams_are_refused_and_nobody_is_fed():
     with pytest.raises(StreamClosed):
         together.feed(noise(0, 100))
     assert not engine.rings.written.any()
+
+
+def test_streams_that_began_together_pass_their_rings_ends_by_one_call(monkeypatch):
+    """Thousands meet them in the same chunk: one call each would keep the engine waiting."""
+    runner = FakeRunner()
+    engine = scheduler(runner, slots=3)
+    streams = [opened(engine, partials=False)[0] for _ in range(3)]
+    together = Together(streams)
+    monkeypatch.setattr(EngineStream, "feed", None)
+    audio = [noise(turn, 3, 1280) for turn in range(80)]  # three times round
+    for pcm in audio:
+        together.feed(pcm)
+        run(engine)
+    for lane, stream in enumerate(streams):
+        (windows,) = runner.heard(stream.slot)
+        want = windows_of(np.concatenate([pcm[lane] for pcm in audio]), 0)
+        for one, other in zip(windows, want, strict=False):
+            np.testing.assert_array_equal(one, other)
+        assert len(windows) >= 79
+
+
+def test_a_stream_with_audio_beside_its_full_ring_is_fed_by_itself():
+    engine = scheduler(FakeRunner(), slots=2)
+    streams = [opened(engine)[0] for _ in range(2)]
+    streams[0].feed(noise(0, 60_000))  # more than the ring holds
+    feeders = engine._feeders
+    assert feeders.plain[[s.slot for s in streams]].tolist() == [False, True]
+    fed = feeders.feed(np.array([s.slot for s in streams]), noise(1, 100))
+    assert fed.tolist() == [False, True]
+    run(engine)
+    assert feeders.plain[streams[0].slot]

@@ -46,16 +46,20 @@ class HollowRunner:
     def launch(
         self, slots: np.ndarray, pos: np.ndarray, pcm: np.ndarray, right: int
     ) -> tuple[int, int, float]:
-        """Queue a step behind those that were launched before."""
-        began = max(time.monotonic(), self._free_at)
-        self._free_at = began + self._fixed_s + self._lane_s * len(slots)
+        """Begin a step once the one before is done, which is waited for, as `EngineRunner` does."""
+        self._wait_until(self._free_at)
+        self._free_at = time.monotonic() + self._fixed_s + self._lane_s * len(slots)
         return len(slots), right + 1, self._free_at
+
+    @staticmethod
+    def _wait_until(done_at: float) -> None:
+        if (left := done_at - time.monotonic()) > 0:
+            time.sleep(left)
 
     def collect(self, ticket: tuple[int, int, float]) -> Emissions:
         """Wait until the step's time is over."""
         lanes, frames, done_at = ticket
-        if (left := done_at - time.monotonic()) > 0:
-            time.sleep(left)
+        self._wait_until(done_at)
         counts = self._random.poisson(self._tokens_a_frame * frames, lanes)
         said = int(counts.sum())
         return Emissions(

@@ -154,6 +154,7 @@ def _asked(engine: subprocess.Popen[str]) -> dict[str, Any]:
 
 async def _engine(given: argparse.Namespace) -> None:
     from voice_agent.bench.hollow import HollowRecognizer
+    from voice_agent.engine.interpreter import be_prompt
     from voice_agent.link.host import EngineHost
     from voice_agent.server.watch import watched
 
@@ -163,6 +164,7 @@ async def _engine(given: argparse.Namespace) -> None:
     )  # fmt: skip
     host = EngineHost(watched(hollow)[0])
     await host.listen(given.path)
+    be_prompt()
     print("listening", flush=True)
     loop = asyncio.get_running_loop()
     while await loop.run_in_executor(None, sys.stdin.readline):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import sys
 import threading
@@ -32,6 +31,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from voice_agent.bench.paced_feeders import Feeder, Tally
+from voice_agent.engine.interpreter import prompt
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
     Recognizer,
@@ -182,8 +182,9 @@ def run_paced(
                 tally.on_event, deliver=loop.call_soon_threadsafe, options=options
             )
             opened.append(stream)
-        return _run(recognizer, opened, tally, seconds, phases, _pieces(audio, period_s),
-                    period_s, round(segment_s / period_s), feeders, warmup_s)  # fmt: skip
+        with prompt():  # as in the engine process of a server
+            return _run(recognizer, opened, tally, seconds, phases, _pieces(audio, period_s),
+                        period_s, round(segment_s / period_s), feeders, warmup_s)  # fmt: skip
     finally:
         recognizer.record_lags(None)
         for stream in opened:
@@ -224,21 +225,17 @@ def _run(
     feeders: int,
     warmup_s: float,
 ) -> PacedResult:
-    count = _PHASES if phases == "spread" else 1
     phase_by_slot = np.zeros(max(s.slot for s in streams) + 1)
-    threads = []
-    for number in range(feeders):
-        groups = []
-        for phase in range(count):
-            # A feeder's streams have every phase, so that all of them sleep and wake alike.
-            mine = streams[phase * feeders + number :: count * feeders]
-            if mine:
-                groups.append((phase * period_s / count, mine))
-                phase_by_slot[[s.slot for s in mine]] = phase * period_s / count
-        if groups:
-            threads.append(Feeder(groups, audio, period_s, segment_chunks))
-    gc.collect()
-    gc.freeze()  # what was loaded so far is not looked through again during the run
+    plans: list[list[tuple[float, Sequence[Any]]]] = [[] for _ in range(feeders)]
+    count = _PHASES if phases == "spread" else feeders
+    for number in range(min(count, len(streams))):
+        # Feeders take turns, each with all streams of a moment: the fewest calls. In lockstep they
+        # share the one moment.
+        phase = number * period_s / count if phases == "spread" else 0.0
+        mine = streams[number::count]
+        plans[number % feeders].append((phase, mine))
+        phase_by_slot[[s.slot for s in mine]] = phase
+    threads = [Feeder(plan, audio, period_s, segment_chunks) for plan in plans if plan]
     zero = time.monotonic() + 0.2
     tally.clocks(phase_by_slot, zero)
     recognizer.record_lags(tally.record)
@@ -256,7 +253,6 @@ def _run(
     tally.counting = False
     wall = time.monotonic() - began
     cpu = time.process_time() - cpu
-    gc.unfreeze()
     failures = [str(thread.error) for thread in threads if thread.error]
     late = [thread.late for thread in threads]
     lags, finals = tally.lags, tally.finals

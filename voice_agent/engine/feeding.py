@@ -9,26 +9,25 @@ that audio fed after a segment's end needs no second buffer:
 What the ring has no room for waits in a list and follows when the engine has read on; nothing
 that was accepted is lost.
 
-    Feeders   arrays over the slots of one process's feeders
     Feeding   one stream's; a stream of the engine's process is one (`EngineStream`), and a stream
-              that is fed by another process has one there (`voice_agent.link.ring`)
+              that is fed by another process has one there (`voice_agent.link.ways`)
+
+What all of a process's feeders share, `Feeders`, lies in `voice_agent.engine.feeders`.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.errors import StreamClosed
+from voice_agent.engine.feeders import Feeders
 from voice_agent.engine.recognizer import checked
-from voice_agent.engine.rings import ARRIVALS, SCALE, Rings, pieces
+from voice_agent.engine.rings import ARRIVALS, SCALE
 
 _INT16 = np.dtype(np.int16)
 
@@ -48,94 +47,6 @@ class End:
     ordinal: int = 0
     time: float = 0.0
     due: float = 0.0
-
-
-class Feeders:
-    """How far this process's feeders are, by slot.
-
-        clear    [slot] int64  samples that the stream may have after one plain copy; -1 where the
-                               ring has to be looked at more closely
-        next     [slot] int64  samples of the stream with which its next chunk is complete
-        ordinal  [slot] int64  chunks of the stream before that one
-        step     [slot] int64  samples from one chunk to the next
-        mask     [slot] int64  of a sample's place in the ring
-        serial   [slot] int64  counts the slot's feeders
-
-    Attributes:
-        rings: that are fed.
-        clock: monotonic seconds, the same for all processes.
-        fence: to be taken between samples and their count, where processors might turn the two
-            round; None where the interpreter's lock sees to it.
-        need: sample count, by slot, from which on a sleeping engine wants to be woken.
-        asleep: whether it sleeps.
-    """
-
-    def __init__(
-        self,
-        rings: Rings,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        elsewhere: bool = False,
-    ) -> None:
-        """Nobody feeds yet.
-
-        Args:
-            rings: to feed.
-            clock: see above.
-            elsewhere: the engine is another process. Then it may be seen awake, or as needing
-                more, when it is not so any more: every feed calls `Feeding._wake`, and whoever
-                wakes looks again a while later.
-        """
-        self.rings = rings
-        self.clock = clock
-        self.fence = threading.Lock() if elsewhere else None
-        self.need = np.zeros(rings.slots, np.int64) if elsewhere else rings.need
-        self.asleep = np.ones(1, np.int64) if elsewhere else rings.asleep
-        self.clear, self.next, self.ordinal, self.step, self.mask, self.serial = (
-            np.zeros(rings.slots, np.int64) for _ in range(6)
-        )
-        # Memoryviews: an element costs a fraction of what numpy's own indexing does, and copying
-        # samples does not let the interpreter's lock go. `Any`: they take arrays, which typeshed
-        # does not know.
-        self.clear_view, self.next_view = self.clear.data, self.next.data
-        self.ordinal_view = self.ordinal.data
-        self.int16_view: Any = rings.int16.reshape(-1).data
-        self.float32_view: Any = rings.float32.reshape(-1).data
-        self.arrivals_view: Any = rings.arrivals.reshape(-1).data
-        self.written_view, self.read_view = rings.written.data, rings.read.data
-        self.need_view, self.asleep_view = self.need.data, self.asleep.data
-        self.asked_view = rings.ordinal.data
-        self._arrivals = rings.arrivals.reshape(-1)
-
-    def feed(self, slots: np.ndarray, pcm: np.ndarray) -> np.ndarray:
-        """Append to many streams what fits by one plain copy.
-
-        Args:
-            slots: int64, shape (n,), distinct.
-            pcm: int16, shape (n, m) or (m,) for all, m > 0.
-
-        Returns:
-            bool, shape (n,): whom it was appended to; to the others nothing was.
-        """
-        rings, samples = self.rings, pcm.shape[-1]
-        begins = rings.written[slots]
-        ends = begins + samples
-        fits = (ends <= self.clear[slots]) & (ends < self.next[slots] + self.step[slots])
-        if not fits.all():
-            slots, begins, ends = slots[fits], begins[fits], ends[fits]
-            pcm = pcm if pcm.ndim == 1 else pcm[fits]
-        at = slots * rings.row + (begins & self.mask[slots])
-        pieces(rings.int16, samples, writeable=True)[at] = pcm
-        complete = slots[ends >= self.next[slots]]
-        ordinals = self.ordinal[complete]
-        self._arrivals[complete * ARRIVALS + ordinals % ARRIVALS] = self.clock()
-        self.ordinal[complete] = ordinals + 1
-        self.next[complete] += self.step[complete]
-        if self.fence is not None:
-            with self.fence:
-                pass
-        rings.written[slots] = ends
-        return fits
 
 
 class Feeding:
@@ -192,6 +103,7 @@ class Feeding:
         feeders.next[slot] = chunks.needed(0)
         feeders.ordinal[slot] = 0
         feeders.step[slot], feeders.mask[slot] = chunks.samples, self._mask
+        feeders.right[slot], feeders.plain[slot] = chunks.right, not keeps
         feeders.serial[slot] += 1
         self._serial = int(feeders.serial[slot])
 
@@ -261,6 +173,7 @@ class Feeding:
             self._feeders.rings.to_float(self._slot)
             self._samples = self._feeders.float32_view
             self._float = True
+            self._feeders.plain[self._slot] = False
         if (accepted := self._accepted + len(pcm)) >= self._next[self._slot]:
             self._note_arrivals(accepted)
         rest = pcm if self._spill else self._write(pcm)
@@ -270,6 +183,7 @@ class Feeding:
             self._spill.append(rest.copy())
             self._spilled += len(rest)
             self._clear[self._slot] = -1
+            self._feeders.plain[self._slot] = False
         if self._asleep[0] and self._written[self._slot] >= self._need[self._slot]:
             self._wake()
 
@@ -320,6 +234,8 @@ class Feeding:
                 self._spill.popleft()
             if self._spill:
                 self._clear[self._slot] = -1
+            else:
+                self._feeders.plain[self._slot] = not self._float and not self._keeps
             return bool(self._spill)
 
     def _note_arrivals(self, accepted: int) -> None:
@@ -362,5 +278,6 @@ class Feeding:
     def _close(self) -> None:
         """Take nothing any more. Under the lock."""
         self._closed = True
+        self._feeders.serial[self._slot] += 1
         self._spill.clear()
         self._spilled = 0

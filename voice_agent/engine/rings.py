@@ -55,6 +55,7 @@ NEVER = 1 << 61
 ARRIVALS = 64
 """Chunks of backlog whose arrival is remembered, a stream."""
 _SHORTEST = 32_768  # samples: two seconds, so that few copies meet a ring's end
+_PAGE = 2048  # samples of an array's page
 _BLOCK = 128  # lanes whose windows stay in the cache between two passes
 
 
@@ -148,6 +149,9 @@ class Rings:
     def claim(self, slot: int, right: int) -> None:
         """A new stream has the slot. In the engine's process, while nobody else has it."""
         self._mask[slot] = self.sizes[right] - 1
+        # It goes through all of its ring within seconds: the pages are there before its audio is.
+        row = self.int16[slot, : self.sizes[right] + self.windows[right]]
+        row[::_PAGE] = row[-1] = 0
         self.is_float[slot] = False
         self.written[slot] = self.read[slot] = self.ended[slot] = 0
 

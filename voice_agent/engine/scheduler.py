@@ -32,7 +32,7 @@ from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.device import Recorder, Runner, Step
 from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.errors import EngineClosed, EngineFull
-from voice_agent.engine.feeding import Feeders
+from voice_agent.engine.feeders import Feeders
 from voice_agent.engine.inbox import Inbox, Request
 from voice_agent.engine.lanes import Lanes
 from voice_agent.engine.recognizer import SAMPLE_RATE, Deliver, OnEvent, StreamOptions
@@ -180,7 +180,7 @@ class Scheduler:
     def _die(self, error: EngineClosed) -> None:
         with self._lock:
             self._inbox.dead = error
-            self._feeders.clear[:] = -1  # whoever feeds looks closer, and is told
+            self._feeders.close()
             streams = [s for s in self._owners if s]
             self._owners[:] = [None] * self.slots
             self.stats.open_streams = 0

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voice_agent.engine.chunks import Chunks
-from voice_agent.engine.feeding import End, Feeders, Feeding
+from voice_agent.engine.feeders import Feeders
+from voice_agent.engine.feeding import End, Feeding
 from voice_agent.engine.inbox import Inbox, Kind, Request
 from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions
 from voice_agent.engine.taking import Takers

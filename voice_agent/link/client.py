@@ -24,7 +24,7 @@ from typing import Any
 from loguru import logger
 
 from voice_agent.engine.errors import EngineClosed
-from voice_agent.engine.feeding import Feeders
+from voice_agent.engine.feeders import Feeders
 from voice_agent.engine.recognizer import (
     Deliver,
     Failed,

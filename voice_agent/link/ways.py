@@ -17,7 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
-from voice_agent.engine.feeding import End, Feeders, Feeding
+from voice_agent.engine.feeders import Feeders
+from voice_agent.engine.feeding import End, Feeding
 from voice_agent.engine.recognizer import SAMPLE_RATE, StreamOptions
 from voice_agent.link.packing import Op, Orders
 

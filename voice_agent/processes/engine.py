@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from voice_agent.engine.interpreter import be_prompt
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.link.host import EngineHost
 from voice_agent.processes.control import (
@@ -52,9 +53,6 @@ def main() -> None:
     task, control = task_and_control()
     log = task.settings.log
     logs.set_up(task.verbose, level=log.level, as_json=log.format == "json")
-    # The engine's own thread waits for the interpreter no longer than that, whatever the socket's
-    # thread is doing.
-    sys.setswitchinterval(0.001)
     factory = loop_factory(task.settings.server.event_loop)
     code = asyncio.Runner(loop_factory=factory).run(_run(task, control))
     sys.stdout.flush()
@@ -86,6 +84,7 @@ async def _run(task: Task, control: Control) -> int:
         control.say(Broken(told_as or repr(error), mendable=told_as is not None))
         return EXIT_BROKEN
     recognizer, parts = watched(loading.result())
+    be_prompt()  # the engine's thread does not wait for the interpreter, whatever the socket's does
     host = EngineHost(recognizer)
     await host.listen(task.engine_socket)
     control.say(Ready(about_of(recognizer)))
