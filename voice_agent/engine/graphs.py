@@ -238,10 +238,10 @@ class StepGraphs:
             ticket.event.record()
 
     @torch.inference_mode()
-    def collect(self, ticket: Ticket) -> Emissions:
+    def settle(self, ticket: Ticket) -> None:
         """Wait for a step; go on where the decoder was not done with a lane."""
         assert ticket.results is not None and ticket.captured is not None
-        while True:
+        while not ticket.settled:
             if ticket.event is not None:
                 ticket.event.synchronize()
             said, busy = ticket.results[0, :2].tolist()
@@ -251,8 +251,12 @@ class StepGraphs:
             elif said > ticket.fetched:
                 self._fetch(ticket, said)
             else:
-                break
-        rows = ticket.results[1 : 1 + said].numpy()
+                ticket.settled = True
+
+    def read(self, ticket: Ticket) -> Emissions:
+        """What a settled step said; before the next but one is launched."""
+        assert ticket.results is not None and ticket.settled
+        rows = ticket.results[1 : 1 + int(ticket.results[0, 0])].numpy()
         rows = rows[np.argsort(rows[:, 0], kind="stable")]  # copies: the buffer is used again
         lanes, tokens, frames, probs = (np.ascontiguousarray(column) for column in rows.T)
         return Emissions(lanes, tokens, frames, probs.view(np.float32))

@@ -255,12 +255,12 @@ class EngineRunner:
         right: int,
     ) -> Ticket:
         """Enqueue a step and return; one may be under way, which is then waited for first."""
-        if self._flying:
-            self._land(self._flying)
         slots, pos = np.asarray(slots, np.int64), np.asarray(pos, np.int64)
         if self.graphs is None:
             return Ticket(len(slots), right, emissions=self._plain_step(slots, pos, pcm, right))
         most = self.graphs.lanes[right]
+        if self._flying:
+            self._settle(self._flying, and_read=len(slots) > most)
         first, before = 0, []
         while len(slots) - first > most:  # a wide look-ahead takes fewer lanes a step
             part = slice(first, first + most)
@@ -285,11 +285,26 @@ class EngineRunner:
         assert ticket.emissions is not None
         return ticket.emissions
 
+    def _settle(self, ticket: Ticket, and_read: bool) -> None:
+        """Have a step done, so that the next can be launched; what it said is read after that.
+
+        Not where its frames are needed, whose place the next step's take, or where so many steps
+        follow that its results would be written over (`and_read`).
+        """
+        assert self.graphs is not None
+        if ticket.boosted or and_read:
+            self._land(ticket)
+        else:
+            self.graphs.settle(ticket)
+            self._flying = None
+
     @torch.inference_mode()
     def _land(self, ticket: Ticket) -> None:
         assert self.graphs is not None
-        said = self.graphs.collect(ticket)
-        self._flying = None
+        self.graphs.settle(ticket)
+        said = self.graphs.read(ticket)
+        if self._flying is ticket:
+            self._flying = None
         if ticket.boosted:
             lanes = torch.tensor(ticket.boosted, device=self.device)
             slots = self.graphs.slots(ticket)[lanes]

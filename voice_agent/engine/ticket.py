@@ -45,6 +45,7 @@ class Ticket:
         results: host memory that the device's results come to.
         fetched: tokens that were asked for.
         event: after which they are there; None on a CPU.
+        settled: they are there, and the device is done with the step.
         emissions: what was said, once it is known.
         before: of parts of the batch that were computed before this one.
         first: lane of the batch that this part begins with.
@@ -57,6 +58,7 @@ class Ticket:
     results: torch.Tensor | None = None
     fetched: int = 0
     event: torch.cuda.Event | None = None
+    settled: bool = False
     emissions: Emissions | None = None
     before: list[Emissions] = field(default_factory=list)
     first: int = 0

@@ -128,3 +128,21 @@ def test_the_next_step_may_be_launched_before_the_last_is_collected(runners):
     want = [plain.step([0, 2], [i, i], noise[i] / np.float32(32768), 0) for i in range(2)]
     assert [fused.collect(t).tokens.tolist() for t in tickets] == [w.tokens.tolist() for w in want]
     assert any(len(w) for w in want)
+
+
+def test_what_a_step_said_outlives_a_next_one_that_is_cut(runners, monkeypatch):
+    fused, plain = runners
+    monkeypatch.setitem(fused.graphs.lanes, 0, 1)
+    samples = Chunks.of(plain.config, 0).window_samples
+    noise = np.random.default_rng(1).standard_normal((6, 4, samples)).astype(np.float32)
+    said = 0
+    for i, pcm in enumerate(noise):
+        first = fused.launch([1], [i], pcm[:1], 0)
+        second = fused.launch([0, 2, 3], [i, i, i], pcm[1:], 0)
+        got = [fused.collect(t) for t in (first, second)]
+        want = [plain.step([1], [i], pcm[:1], 0), plain.step([0, 2, 3], [i, i, i], pcm[1:], 0)]
+        assert [(e.lanes.tolist(), e.tokens.tolist()) for e in got] == [
+            (e.lanes.tolist(), e.tokens.tolist()) for e in want
+        ]
+        said += len(want[0])
+    assert said
