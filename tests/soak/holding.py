@@ -40,23 +40,23 @@ def pids(target: Target) -> dict[str, int]:
     return {"supervisor": target.pid, **children}
 
 
-async def holdings(target: Target) -> dict[str, Holding]:
+async def holdings(target: Target, looks: int = _LOOKS) -> dict[str, Holding]:
     """What an idle server's processes hold, once they have given back what they can.
 
     The least of a few looks: a step that is still under way holds some MiB, and whoever has just
     left a task.
     """
-    looks = []
-    for _ in range(_LOOKS):
-        looks.append({name: await _look(target, pid) for name, pid in pids(target).items()})
+    seen = []
+    for _ in range(looks):
+        seen.append({name: await _look(target, pid) for name, pid in pids(target).items()})
         await asyncio.sleep(1.0)
     return {
         name: Holding(
-            min(look[name].resident for look in looks),
-            min(look[name].files for look in looks),
-            min(look[name].tasks for look in looks),
+            min(look[name].resident for look in seen),
+            min(look[name].files for look in seen),
+            min(look[name].tasks for look in seen),
         )
-        for name in looks[0]
+        for name in seen[0]
     }
 
 

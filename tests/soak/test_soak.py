@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import websockets
 
 from tests.soak.faults import FAULTS
+from tests.soak.holding import holdings
 from tests.soak.soak import SLOPE_LIMIT, Report, slope, soak, target
 from tests.support.checkpoints import random_nemo
 
@@ -19,6 +21,19 @@ async def test_bad_clients_change_no_transcript_and_leave_nothing_behind(tmp_pat
         report = await soak(server, seconds=8.0, clients=8, connects=200)
     assert report.clean, report
     assert report.heard >= 8 and set(report.faults) == set(FAULTS) and report.connects == 200
+
+
+async def test_what_a_client_takes_is_seen_at_the_process_that_has_it() -> None:
+    """All of the soak of a server with front-ends but its load, which is for `make soak`."""
+    async with target("tiny-en", sessions=4, front_ends=1) as server:
+        before = await holdings(server)
+        async with websockets.connect(server.listen(endpointing="false")):
+            during = await holdings(server, looks=1)
+    assert list(before) == ["supervisor", "engine", "front-end 0"]
+    assert during["front-end 0"].files > before["front-end 0"].files
+    assert during["front-end 0"].tasks > before["front-end 0"].tasks
+    assert during["engine"].files == before["engine"].files
+    assert all(process.resident > 1 << 20 and process.tasks for process in before.values())
 
 
 @pytest.mark.parametrize(("growth", "expected"), [(0.0, 0.0), (100.0, 6000.0)])
