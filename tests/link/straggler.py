@@ -1,6 +1,6 @@
 """A front-end in a process of its own that writes into a ring, and is to be stopped (SIGSTOP).
 
-    python -m tests.link.straggler SOCKET
+    python -m tests.link.straggler SOCKET LOOP
 
 It says "writes" once it does, goes on without a look at its connection until it has been continued
 (SIGCONT), and for a while after that; and says "let go" when it has been told that the connection
@@ -21,14 +21,14 @@ from pathlib import Path
 from tests.link.loud import noise
 from voice_agent.engine.errors import EngineClosed
 from voice_agent.link.client import EngineClient
+from voice_agent.server.listening import loop_factory
 
 
 @asynccontextmanager
-async def straggler(path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start one; it is killed at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.link.straggler", str(path), stdout=asyncio.subprocess.PIPE
-    )
+async def straggler(path: Path, loop: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start one on such an event loop; it is killed at the end."""
+    command = [sys.executable, "-m", "tests.link.straggler", str(path), loop]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
         assert await process.stdout.readline() == b"writes\n"
@@ -63,4 +63,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=loop_factory(sys.argv[2])) as runner:
+        runner.run(main())

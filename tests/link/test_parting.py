@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,10 @@ from tests.support.serving import eventually
 from voice_agent.engine.errors import EngineFull
 from voice_agent.link.host import EngineHost
 from voice_agent.link.parting import parted
+from voice_agent.server.listening import loop_factory
 from voice_agent.server.watch import WatchedRecognizer
 
 CHUNK = 1280
-
-
-def new_loop(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    return asyncio.new_event_loop if name == "asyncio" else pytest.importorskip(name).new_event_loop
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -32,15 +28,16 @@ def new_loop(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 def test_a_stopped_front_end_that_was_cut_off_writes_into_nobodys_slot(
     tmp_path: Path, loop: str, then: str
 ) -> None:
-    with asyncio.Runner(loop_factory=new_loop(loop)) as runner:
-        runner.run(_cut_off_while_stopped(tmp_path / "engine", then))
+    pytest.importorskip(loop)
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        runner.run(_cut_off_while_stopped(tmp_path / "engine", loop, then))
 
 
-async def _cut_off_while_stopped(path: Path, then: str) -> None:
+async def _cut_off_while_stopped(path: Path, loop: str, then: str) -> None:
     recognizer = Loud(slots=1)
     host = EngineHost(WatchedRecognizer(recognizer))
     await host.listen(path)
-    async with straggler(path) as process:
+    async with straggler(path, loop) as process:
         os.kill(process.pid, signal.SIGSTOP)
         with cutting() as is_cut:
             host.unread_bytes = -1  # whatever it is told next is too much
