@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Of the server that is soaked; 0: one process does everything.
+FRONT_ENDS ?= 0
 # Without a GPU, PyTorch's CPU build saves gigabytes; where the index offers none, pip says so.
 TORCH  ?= torch==2.13.0
 
@@ -41,7 +43,7 @@ test: setup
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 
 soak: setup
-	@$(BIN)/python -m tests.soak
+	@$(BIN)/python -m tests.soak --front-ends $(FRONT_ENDS)
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loguru import logger
 
 from tests.engine.fakes import CHUNKS, AheadRunner
 from tests.support.collect import Collector
@@ -54,6 +56,22 @@ async def hosted(path: Path, *, slots: int = 4, **host_options: Any) -> AsyncIte
     finally:
         await host.close()
         recognizer.close()
+
+
+@contextmanager
+def cutting() -> Iterator[asyncio.Event]:
+    """Set when a host cuts a front-end off, which it says in its log."""
+    is_cut = asyncio.Event()
+
+    def hear(message: str) -> None:
+        if "its connection is cut" in message:
+            is_cut.set()
+
+    sink = logger.add(hear, level="ERROR")
+    try:
+        yield is_cut
+    finally:
+        logger.remove(sink)
 
 
 def noise(seed: int, samples: int) -> np.ndarray:

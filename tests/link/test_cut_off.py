@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.link.loud import Loud, alone, ended, hosted, noise, say, told
+from tests.link.loud import Loud, alone, cutting, ended, hosted, noise, say, told
 from tests.support.collect import Collector
 from tests.support.serving import eventually
 from voice_agent.engine.errors import EngineClosed, EngineFull
 from voice_agent.engine.recognizer import Failed
 from voice_agent.link.client import EngineClient
-from voice_agent.link.host import QUIET_S
 from voice_agent.link.stream import LinkedStream
-from voice_agent.processes.supervisor import FRONT_END_SILENT_S
 
 CHUNK = 1280
 UNREAD_BYTES = 1 << 14  # beside what the kernel takes
@@ -64,36 +62,27 @@ class FrontEnd:
         self._loop.close()
 
 
-class Hour:
-    """When the host wants to be called: `(seconds, what)`, each called by the test."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[float, Callable[[], object]]] = []
-
-    def later(self, seconds: float, call: Callable[[], object]) -> None:
-        self.calls.append((seconds, call))
-
-
 @asynccontextmanager
 async def two_front_ends(
     tmp_path: Path, slots: int
-) -> AsyncIterator[tuple[FrontEnd, EngineClient, Loud, Hour]]:
-    """One that may hang, one that does not, their engine, and its host's hour."""
-    hour, hanging = Hour(), FrontEnd()
+) -> AsyncIterator[tuple[FrontEnd, EngineClient, Loud, asyncio.Event]]:
+    """One that may hang, one that does not, their engine, and when one of them was cut off."""
+    hanging = FrontEnd()
     path = tmp_path / "engine"
-    async with hosted(path, slots=slots, unread_bytes=UNREAD_BYTES, later=hour.later) as recognizer:
+    async with hosted(path, slots=slots, unread_bytes=UNREAD_BYTES) as recognizer:
         other = EngineClient(path)
         await other.connect()
         await hanging.connect(path)
         try:
-            yield hanging, other, recognizer, hour
+            with cutting() as is_cut:
+                yield hanging, other, recognizer, is_cut
         finally:
             await hanging.end()
             other.close()
 
 
 async def talk_until_cut(
-    hour: Hour, hanging: list[LinkedStream], other: LinkedStream, heard: Collector
+    hanging: list[LinkedStream], other: LinkedStream, heard: Collector, is_cut: asyncio.Event
 ) -> tuple[np.ndarray, np.ndarray]:
     """Feed streams in step with the engine until the host cuts a front-end off.
 
@@ -107,7 +96,7 @@ async def talk_until_cut(
             stream.feed(theirs[at : at + CHUNK])
         other.feed(ours[at : at + CHUNK])
         await eventually(lambda: len(heard.events) > before)  # noqa: B023
-        if hour.calls:
+        if is_cut.is_set():
             return theirs[: at + CHUNK], ours[: at + CHUNK]
     raise AssertionError("it was never cut off")
 
@@ -115,7 +104,7 @@ async def talk_until_cut(
 async def test_a_front_end_that_reads_nothing_is_cut_off_and_costs_the_others_nothing(
     tmp_path: Path,
 ) -> None:
-    async with two_front_ends(tmp_path, slots=8) as (hanging, other, _, hour):
+    async with two_front_ends(tmp_path, slots=8) as (hanging, other, _, is_cut):
         ordinary, lasting, heard = Collector(), Collector(), Collector()
         streams = [
             await asyncio.to_thread(hanging.client.open, ordinary),
@@ -123,7 +112,7 @@ async def test_a_front_end_that_reads_nothing_is_cut_off_and_costs_the_others_no
         ]
         stream = other.open(heard)
         hanging.hang()
-        theirs, ours = await talk_until_cut(hour, streams, stream, heard)
+        theirs, ours = await talk_until_cut(streams, stream, heard, is_cut)
         stream.finish()
         say(stream, [noise(3, 9_000)], CHUNK)
         assert told(await ended(heard, 2)) == await alone(ours, noise(3, 9_000))
@@ -142,14 +131,12 @@ async def test_a_front_end_that_reads_nothing_is_cut_off_and_costs_the_others_no
 async def test_slots_of_one_that_was_cut_off_are_nobodys_until_it_cannot_write_any_more(
     tmp_path: Path,
 ) -> None:
-    async with two_front_ends(tmp_path, slots=2) as (hanging, other, recognizer, hour):
+    async with two_front_ends(tmp_path, slots=2) as (hanging, other, recognizer, is_cut):
         heard, next_heard = Collector(), Collector()
         late = await asyncio.to_thread(hanging.client.open, Collector())
         stream = other.open(heard)
         hanging.hang()
-        _, ours = await talk_until_cut(hour, [late], stream, heard)
-        ((quiet_s, over),) = hour.calls
-        assert quiet_s == QUIET_S > FRONT_END_SILENT_S, "one that hangs on is killed before"
+        _, ours = await talk_until_cut([late], stream, heard, is_cut)
 
         with pytest.raises(EngineFull):
             await asyncio.to_thread(other.open, Collector())
@@ -161,8 +148,10 @@ async def test_slots_of_one_that_was_cut_off_are_nobodys_until_it_cannot_write_a
         stream.finish()
         assert told(await ended(heard, 1)) == await alone(ours)
 
-        over()
+        hanging.go_on()
         await eventually(lambda: recognizer.stats.open_streams == 1)
+        with pytest.raises(EngineClosed):
+            late.feed(noise(4, CHUNK))
         following = await asyncio.to_thread(other.open, next_heard)
         say(following, [noise(5, 30_000)], CHUNK)
         say(stream, [noise(6, 30_000)], CHUNK)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,15 @@ class Target:
 
     Attributes:
         port: on this machine.
-        pid: of its process.
+        pid: of the process that was started.
+        folder: where its processes say what they hold.
+        front_ends: processes that talk to clients; 0 for one that does everything.
     """
 
     port: int
     pid: int
+    folder: Path
+    front_ends: int = 0
 
     @property
     def http(self) -> str:

@@ -1,14 +1,16 @@
 """A server in a process of its own, good clients at real-time pace, and bad ones among them.
 
     python -m tests.soak --seconds 600 --clients 200 --connects 10000
+    python -m tests.soak --front-ends 4      # the same, of a server of six processes
 
 Before: one good client alone says what each should hear. After: every good client has heard just
-that, and the server is as it was: no session, stream, task or file descriptor more.
+that, and the server is as it was: no session or stream more, in none of its processes a task or
+file descriptor more, none of them started again, and no error in its log.
 
 Memory is looked at between rounds of the same load, when everybody has left and the server has
 given back what it does not hold (`tests.soak.server`). The first rounds do not count: they touch
 each slot's pages once, and fill caches. A line is fitted to the others, whose slope is printed and
-limited.
+limited, for each process.
 """
 
 from __future__ import annotations
@@ -18,29 +20,33 @@ import asyncio
 import json
 import os
 import random
-import signal
+import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import websockets
 from websockets.exceptions import InvalidStatus
 
 from tests.soak.faults import CHUNK_S, FAULTS, RATE, SLOW_S, Fault, Target, chunks
+from tests.soak.holding import holdings
+from tests.soak.server import LOG, told_of
 from voice_agent.bench.corpus import DEFAULT, read
-from voice_agent.bench.served import metrics as scrape
+from voice_agent.bench.served import samples as scrape
 from voice_agent.bench.served import started
 from voice_agent.client import ListenError
 from voice_agent.wire import Results, parse_server
 
 SETTLING_S = 60.0
-SLOPE_LIMIT = 1 << 20  # bytes a minute
+_MIB = 1 << 20
+SLOPE_LIMIT = _MIB  # bytes a minute
 ROUND_S = 35.0
-_LOOKS = 4
 _ROUNDS = 14
 """That it takes to judge memory: 3.5 MiB, taken once, are no slope over the last ten of them."""
 _SEGMENTS, _SEGMENT_S = 2, 2.0
@@ -57,9 +63,10 @@ class Report:
         connects: times that somebody connected and left.
         faults: bad clients, by what they did.
         unexpected: what the server answered them that it should not have.
-        leaks: by metric, before and after, where the server kept something.
+        leaks: by what it is, before and after, where the server kept something.
+        errors: lines of the server's log.
         late: chunks that the engine computed later than their own length, of all.
-        memory: seconds under load so far and resident bytes, after each round.
+        memory: seconds under load so far and resident bytes, after each round, by process.
     """
 
     heard: int = 0
@@ -69,17 +76,26 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     unexpected: list[str] = field(default_factory=list)
     leaks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
     late: float = 0.0
-    memory: list[tuple[float, float]] = field(default_factory=list)
+    memory: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     @property
-    def slope(self) -> float | None:
-        """Bytes a minute by which its memory grew; None for too few rounds."""
-        return slope(self.memory[len(self.memory) // 3 :]) if len(self.memory) >= _ROUNDS else None
+    def slopes(self) -> dict[str, float]:
+        """Bytes a minute by which memory grew, by process; empty for too few rounds."""
+        return {
+            name: slope(sizes[len(sizes) // 3 :])
+            for name, sizes in self.memory.items()
+            if len(sizes) >= _ROUNDS
+        }
 
     @property
     def clean(self) -> bool:
-        return bool(self.heard) and not (self.wrong or self.unexpected or self.leaks)
+        return bool(self.heard) and not (self.wrong or self.unexpected or self.leaks or self.errors)
+
+    @property
+    def grows(self) -> bool:
+        return any(each >= SLOPE_LIMIT for each in self.slopes.values())
 
 
 def voices(count: int) -> list[np.ndarray]:
@@ -121,59 +137,62 @@ async def undisturbed(target: Target, pcm: np.ndarray) -> list[str]:
 
 
 @asynccontextmanager
-async def target(model: str, sessions: int) -> AsyncIterator[Target]:
+async def target(model: str, sessions: int, front_ends: int = 0) -> AsyncIterator[Target]:
     """`voice-agent serve` in a process of its own."""
-    settings = {"stt.model": model, "server.max_sessions": sessions}
-    with started(settings, program=["tests.soak.server", "serve"]) as server:
-        yield Target(int(server.address.rpartition(":")[2]), server.pid)
+    settings = {
+        "stt.model": model,
+        "server.max_sessions": sessions,
+        "server.front_ends": front_ends,
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started(settings, program=["tests.soak.server", folder, "serve"]) as server,
+    ):
+        port = int(server.address.rpartition(":")[2])
+        try:
+            yield Target(port, server.pid, Path(folder), front_ends)
+        finally:
+            sys.stderr.write(told_of(Path(folder), LOG).read_text())
 
 
 async def metrics(target: Target) -> dict[str, float]:
-    """The server's gauges."""
+    """The server's metrics."""
     return await asyncio.to_thread(scrape, f"127.0.0.1:{target.port}")
 
 
-KEPT = (
-    "voice_agent_sessions",
-    "voice_agent_engine_open_streams",
-    "voice_agent_tasks",
-    "process_open_fds",
-)
+USED = ("voice_agent_sessions", "voice_agent_engine_open_streams")
+_RESTARTS = "voice_agent_process_restarts_total{"
 
 
 async def settled(target: Target) -> dict[str, float]:
-    """The server's gauges once nobody is there any more, or has been for too long."""
+    """The server's metrics once nobody is there any more, or has been for too long."""
     deadline = time.monotonic() + SETTLING_S
     while True:
         now = await metrics(target)
-        if not now["voice_agent_sessions"] or time.monotonic() > deadline:
+        if not any(now[name] for name in USED) or time.monotonic() > deadline:
             return now
         await asyncio.sleep(0.5)
+
+
+async def kept(target: Target) -> dict[str, float]:
+    """What may not have become more in the end."""
+    now = await settled(target)
+    of_all = {name: value for name, value in now.items() if name.startswith((*USED, _RESTARTS))}
+    of_each: dict[str, float] = {}
+    for process, holding in (await holdings(target)).items():
+        of_each[f"tasks of the {process}"] = holding.tasks
+        of_each[f"files of the {process}"] = holding.files
+    return {**of_all, **of_each}
 
 
 async def leaks(target: Target, before: dict[str, float]) -> dict[str, tuple[float, float]]:
     """What the server still has that it had not, once it has had time to let go."""
     deadline = time.monotonic() + SETTLING_S
     while True:
-        after = await settled(target)
-        more = {name: (before[name], after[name]) for name in KEPT if after[name] > before[name]}
+        after = await kept(target)
+        more = {name: (before[name], now) for name, now in after.items() if now > before[name]}
         if not more or time.monotonic() > deadline:
             return more
-        await asyncio.sleep(0.5)
-
-
-async def resting(target: Target) -> float:
-    """Resident bytes of a server that nobody uses, once it has given back what it can.
-
-    The least of a few looks: a step that is still under way holds some MiB.
-    """
-    await settled(target)
-    looks = []
-    for _ in range(_LOOKS):
-        os.kill(target.pid, signal.SIGUSR1)
-        looks.append((await metrics(target))["process_resident_memory_bytes"])
-        await asyncio.sleep(1.0)
-    return min(looks)
 
 
 async def soak(
@@ -200,7 +219,7 @@ async def soak(
             for name, fault in FAULTS.items()
         )
     )
-    before = await settled(target)
+    before, counted = await kept(target), await metrics(target)
     rounds = max(1, int(seconds / ROUND_S))
     busy_s = 0.0
     for number in range(rounds):
@@ -208,11 +227,15 @@ async def soak(
         began = time.monotonic()
         await load.run(seconds / rounds, clients, connects * (number + 1) // rounds)
         busy_s += time.monotonic() - began
-        report.memory.append((busy_s, await resting(target)))
+        await settled(target)
+        for process, holding in (await holdings(target)).items():
+            report.memory.setdefault(process, []).append((busy_s, holding.resident))
     report.leaks = await leaks(target, before)
+    log = told_of(target.folder, LOG).read_text()
+    report.errors = re.findall(r"^.* (?:ERROR|CRITICAL) .*$", log, re.M)
     after = await metrics(target)
     late, chunks_of = "voice_agent_engine_late_total", "voice_agent_engine_chunks_total"
-    report.late = (after[late] - before[late]) / (after[chunks_of] - before[chunks_of])
+    report.late = (after[late] - counted[late]) / (after[chunks_of] - counted[chunks_of])
     return report
 
 
@@ -326,12 +349,14 @@ def main() -> None:
         help="good ones at a time; 12 a core, which tiny-en can carry, if not given",
     )
     parser.add_argument("--connects", type=int, default=10_000, help="and disconnects")
+    parser.add_argument("--front-ends", type=int, default=0, help="0: one process does everything")
     parser.add_argument("--model", default="tiny-en")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 
     async def run() -> Report:
-        async with target(given.model, sessions=2 * given.clients + 20) as server:
+        sessions = 2 * given.clients + 20
+        async with target(given.model, sessions, given.front_ends) as server:
             return await soak(
                 server,
                 seconds=given.seconds,
@@ -341,7 +366,7 @@ def main() -> None:
             )
 
     report = asyncio.run(run())
-    grows = report.slope
+    slopes = report.slopes
     print(
         json.dumps(
             {
@@ -352,13 +377,19 @@ def main() -> None:
                 "bad clients": dict(report.faults),
                 "unexpected": report.unexpected[:5],
                 "leaks": report.leaks,
+                "errors logged": report.errors[:5],
                 "chunks computed late": round(report.late, 3),
-                "memory after each round, MiB": [round(b / (1 << 20), 1) for _, b in report.memory],
-                "memory, MiB a minute": None if grows is None else round(grows / (1 << 20), 3),
+                "memory after each round, MiB": {
+                    name: " ".join(f"{size / _MIB:.1f}" for _, size in sizes)
+                    for name, sizes in report.memory.items()
+                },
+                "memory, MiB a minute": {
+                    name: round(each / _MIB, 3) for name, each in slopes.items()
+                },
             },
             indent=2,
         )
     )
-    if grows is None:
+    if not slopes:
         print(f"memory needs {_ROUNDS * ROUND_S:g} s or more to be judged", file=sys.stderr)
-    sys.exit(0 if report.clean and (grows is None or grows < SLOPE_LIMIT) else 1)
+    sys.exit(0 if report.clean and not report.grows else 1)

@@ -10,7 +10,7 @@
     ways      how a stream's audio gets there: into a ring, or as orders where there are no rings
     writing   text of the tokens that come back
     keeping   what makes a stream outlive the engine process: its open segments, to be said again
-    host      the engine's side
+    host      the engine's side; parting: when a front-end that is gone gives its slots back
 
 Nothing is imported here.
 """

@@ -270,7 +270,11 @@ class EngineClient:
             logger.warning(f"audio goes to the engine over its socket, not its memory: {error}")
 
     def lost(self, line: Line) -> None:
-        """See `line.Client`."""
+        """See `line.Client`.
+
+        The socket is closed after this has returned, and tells the engine that nobody here writes
+        into its rings any more (`parting`): streams have no way to it when this returns.
+        """
         with self.lock:
             if self._line is not line:
                 return

@@ -8,6 +8,8 @@
                     front-end; those of all ticks since the loop last ran go together
     tokens          of streams with a ring, in place of their partials: flat arrays, a front-end's
                     in one piece
+    the end         of a connection, whoever ended it: its slots are free when its front-end cannot
+                    write into them any more (`voice_agent.link.parting`)
 
 Everything but the recogniser itself runs on one event loop, so what `Stream.cancel` drops is
 dropped exactly: an event is numbered with its segment on the thread that cancels.
@@ -16,9 +18,9 @@ dropped exactly: an event is numbered with its segment on the thread that cancel
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -48,16 +50,11 @@ from voice_agent.link.packing import (
     row_of,
     tokens_message,
 )
+from voice_agent.link.parting import kept, parted
 
 STATS_EVERY_S = 0.5
 UNREAD_BYTES = 64 << 20
 """A front-end that leaves more than that unread is stuck."""
-QUIET_S = 6.0
-"""Seconds for which slots of a front-end that was cut off are nobody's.
-
-It may not have noticed yet, and go on writing into their rings; one that is silent for so long has
-been killed.
-"""
 
 
 class EngineHost:
@@ -68,20 +65,18 @@ class EngineHost:
         recognizer: Recognizer,
         *,
         unread_bytes: int = UNREAD_BYTES,
-        later: Callable[[float, Callable[[], object]], object] | None = None,
     ) -> None:
         """Serve a recogniser; `close` does not close it.
 
         Args:
             recognizer: loaded.
             unread_bytes: that a front-end may leave unread before it is cut off.
-            later: calls something after so many seconds; None for the event loop.
         """
         self.recognizer = recognizer
         self.unread_bytes = unread_bytes
-        self.later = later
         self.outside: Outside | None = getattr(recognizer, "outside", None)
         self._connections: set[_Connection] = set()
+        self._partings: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._telling: asyncio.Task[None] | None = None
 
@@ -116,6 +111,26 @@ class EngineHost:
             message = packed(STATS, numbers_of(self.recognizer))
             for connection in self._connections:
                 connection.write(message)
+
+    def part(self, connection: _Connection, sock: socket.socket) -> None:
+        """A connection is lost; its streams are closed once nobody can feed them any more.
+
+        Args:
+            connection: which one.
+            sock: its own, kept open.
+        """
+        self._connections.discard(connection)
+        parting = asyncio.create_task(parted(sock))
+        self._partings.add(parting)
+
+        def over(parting: asyncio.Task[None]) -> None:
+            self._partings.discard(parting)
+            sock.close()
+            if not parting.cancelled():
+                parting.result()
+                connection.close_streams()
+
+        parting.add_done_callback(over)
 
     async def close(self) -> None:
         """Hang up on every front-end. Idempotent."""
@@ -198,7 +213,6 @@ class _Connection(asyncio.Protocol):
         self._streams: dict[int, _Hosted] = {}
         self._rows: list[Row] = []
         self._ready: list[bytes] = []  # messages, before `_rows`
-        self._cut = False
         self._transport: asyncio.Transport | None = None
         # One object, so that the recogniser hands all streams' events over in one call.
         self._deliver = self._loop.call_soon_threadsafe
@@ -211,16 +225,14 @@ class _Connection(asyncio.Protocol):
         self.write(self._host.hello())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        assert self._transport is not None
+        sock = kept(self._transport)
         self._transport = None
-        self._host._connections.discard(self)
         if self._host.outside is not None:
             self._host.outside.takers.remove(self._taker)
-        if self._cut:
-            (self._host.later or self._loop.call_later)(QUIET_S, self._close_streams)
-        else:
-            self._close_streams()
+        self._host.part(self, sock)
 
-    def _close_streams(self) -> None:
+    def close_streams(self) -> None:
         for hosted in self._streams.values():
             if hosted.stream is not None:
                 hosted.stream.close()
@@ -230,17 +242,13 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _cut_off(self) -> None:
-        self._cut = True
-        self.hang_up()
-
     def write(self, message: bytes) -> None:
         if self._transport is None:
             return
         self._transport.write(message)
         if self._transport.get_write_buffer_size() > self._host.unread_bytes:
             logger.error("a front-end reads nothing any more; its connection is cut")
-            self._cut_off()
+            self.hang_up()
 
     # In
 
@@ -254,7 +262,7 @@ class _Connection(asyncio.Protocol):
                     self._host.outside.wake()
         except Exception:
             logger.exception("a front-end's message could not be read; its connection is cut")
-            self._cut_off()
+            self.hang_up()
 
     def _apply(self, order: Order) -> None:
         op, number, size, what = order

@@ -24,9 +24,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from voice_agent.processes.control import Task
 from voice_agent.server.access import Access, Denied, answer_to, subprotocols
+from voice_agent.server.socketless import CLOSED, SERVER_FAILED
+from voice_agent.server.stream_call import GOING_AWAY
 
 _TOKEN = re.compile(r"(\d{1,4})-[\w-]+")
 _CONNECT_S = 5.0
+_UNSAID = (1005, 1006, 1015)  # RFC 6455, 7.4.1: said of a close without a code, or without a frame
 # What belongs to the client's own handshake; ours has its own.
 _HOP = ("connection", "upgrade", "host", "content-length", "transfer-encoding")
 
@@ -134,7 +137,10 @@ async def _forth(ws: WebSocket, there: ClientConnection) -> None:
         while True:
             message: Any = await ws.receive()
             if message["type"] == "websocket.disconnect":
-                await there.close(message.get("code") or 1000)
+                # Only 1000 says that the client is done. What else became of it cannot always be
+                # said in a close frame: that its connection was lost, for one.
+                done = message.get("code") == CLOSED
+                await there.close(CLOSED if done else GOING_AWAY)
                 return
             data = message.get("bytes")
             await there.send(data if data is not None else message.get("text", ""))
@@ -148,5 +154,8 @@ async def _back(there: ClientConnection, ws: WebSocket) -> None:
                 await ws.send_text(message)
             else:
                 await ws.send_bytes(message)
+    code = there.close_code
+    if code is None or code in _UNSAID:
+        code = SERVER_FAILED
     with contextlib.suppress(Exception):  # the client has hung up already
-        await ws.close(there.close_code or 1011, there.close_reason or "")
+        await ws.close(code, there.close_reason or "")
