@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from voice_agent.bench.engine_audio import noise, put, samples_for, windows  # n
 from voice_agent.bench.engine_floor import ceilings, step_counts, times_s  # noqa: E402
 from voice_agent.bench.engine_machine import conditions  # noqa: E402
 from voice_agent.bench.engine_random import calibrated  # noqa: E402
+from voice_agent.bench.provenance import arguments  # noqa: E402
 from voice_agent.bench.shapes import random_checkpoint  # noqa: E402
 from voice_agent.engine.checkpoint import Checkpoint, read_nemo  # noqa: E402
 from voice_agent.engine.chunks import Chunks  # noqa: E402
@@ -294,7 +296,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     result: dict[str, Any] = {"shape": args.shape, **conditions(torch.device(args.device))}
-    result["command"] = " ".join(["python", *sys.argv])
+    result["command"] = shlex.join(["python", "benchmarks/gpu_check.py", *arguments()])
     print(json.dumps(result, indent=1), flush=True)
 
     def save() -> None:

@@ -93,7 +93,7 @@ def calls(
     """Whole calls (VAD, turns, STT, TTS) that one core carries, and what its time goes to."""
     from rich.console import Console
 
-    from voice_agent.bench.engine_machine import command, commit
+    from voice_agent.bench.provenance import command, commit
     from voice_agent.bench.stt_report import machine
 
     unknown = sorted(set(over) - set(OVERS))

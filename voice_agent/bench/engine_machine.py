@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from voice_agent.bench.provenance import command, commit, source
 
 if TYPE_CHECKING:
     import torch
 
-_ROOT = Path(__file__).parents[2]
 _PACKAGES = ("numpy", "triton", "torchao", "nemo-toolkit", "transformers", "sherpa-onnx")
 
 
@@ -45,36 +43,11 @@ def conditions(device: torch.device) -> dict[str, str]:
     return found
 
 
-def command() -> str:
-    """As this process was called."""
-    return " ".join(["voice-agent", *sys.argv[1:]])
-
-
 def chip(found: dict[str, str]) -> str:
     """In a few words, for a row."""
     if "gpu" in found:
         return f"{found['gpu']}, driver {found['driver']}, torch {found['torch']}"
     return f"{found['cpu']}, {found['threads']} threads, torch {found['torch']}"
-
-
-def commit() -> str:
-    """Of the tree that runs; from a file `COMMIT` beside it where the tree was sent without git."""
-    asked = _run("git", "-C", str(_ROOT), "rev-parse", "HEAD")
-    if asked:
-        return asked + (
-            "+changes" if _run("git", "-C", str(_ROOT), "status", "--porcelain") else ""
-        )
-    noted = _ROOT / "COMMIT"
-    return noted.read_text().strip() if noted.is_file() else "unknown"
-
-
-def source() -> str:
-    """A digest of the package's Python files, which says what ran whatever git says."""
-    package = _ROOT / "voice_agent"
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _driver() -> str:

@@ -131,7 +131,8 @@ def gate(
     from rich.console import Console
 
     from voice_agent.bench import gate_speech
-    from voice_agent.bench.stt_report import command, machine
+    from voice_agent.bench.provenance import command
+    from voice_agent.bench.stt_report import machine
     from voice_agent.engine.gate import load_gate
 
     name, _, file = identifier.partition("=")

@@ -110,7 +110,8 @@ def lid(
 ) -> None:  # fmt: skip
     """Accuracy, ROC and latency of language identifiers by seconds of speech."""
     from voice_agent.bench import gate_speech
-    from voice_agent.bench.stt_report import command, machine
+    from voice_agent.bench.provenance import command
+    from voice_agent.bench.stt_report import machine
     from voice_agent.engine.errors import ModelNotFound
     from voice_agent.engine.lid import BACKENDS, load_language_identifier
 

@@ -143,6 +143,7 @@ def server(
     """Latency, refusals and load of the transcription server under live clients."""
     from rich.console import Console
 
+    from voice_agent.bench.provenance import command, commit, source
     from voice_agent.bench.stt_report import machine
 
     console = Console()
@@ -150,6 +151,7 @@ def server(
     plan = Plan(shape or model, shape is not None, device, front_ends, seconds, processes, cut)
     rows: list[Row] = []
     conditions = {**machine(), **_gpu(), **asdict(plan), "final_p99_ms": final_p99_ms}
+    conditions |= {"commit": commit(), "source": source(), "command": command()}
 
     def row(count: int) -> Row:
         with console.status(f"{count} clients for {seconds:g} s"):

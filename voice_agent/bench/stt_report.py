@@ -175,12 +175,6 @@ def write(
     _plot(out / "stt.png", rows)
 
 
-def command() -> str:
-    """How this run was asked for, without the folders of this machine."""
-    words = (Path(word).name if word.startswith(("/", "~")) else word for word in sys.argv[1:])
-    return " ".join(["voice-agent", *words])
-
-
 def machine() -> dict[str, str]:
     """What the figures hold for: read from this machine, never typed."""
     from importlib.metadata import PackageNotFoundError, version
