@@ -118,7 +118,7 @@ class EngineClient:
         self._uses_rings = rings
         self._wait = wait
         self._on_up, self._on_down = on_up, on_down
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.lock = threading.RLock()  # guards what follows
         self.orders = Orders()
         self.overflowing: dict[RingFeeding, None] = {}
@@ -309,7 +309,10 @@ class EngineClient:
         if not self._flushing:
             self._flushing = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody sends any more
-                self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_S, self._flush)
+                if threading.get_ident() == self._thread:  # to wake a loop takes two system calls
+                    self._loop.call_later(FLUSH_S, self._flush)
+                else:
+                    self._loop.call_soon_threadsafe(self._loop.call_later, FLUSH_S, self._flush)
 
     def _flush(self) -> None:
         with self.lock:
