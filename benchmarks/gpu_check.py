@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from voice_agent.bench.engine_audio import noise, put, samples_for, windows  # noqa: E402
+from voice_agent.bench.engine_audio import noise, samples_for, staged, windows  # noqa: E402
 from voice_agent.bench.engine_floor import ceilings, step_counts, times_s  # noqa: E402
 from voice_agent.bench.engine_machine import conditions  # noqa: E402
 from voice_agent.bench.engine_random import calibrated  # noqa: E402
@@ -213,9 +213,7 @@ def time_steps(
         lanes = np.arange(batch) % heard.shape[1]
         taken, said = [], 0
         for step, window in enumerate(heard):
-            pcm, pinned = window[lanes], runner.staging(batch, window.shape[1])
-            if pinned is not None:
-                pcm = put(pcm, pinned)  # as the scheduler gathers it
+            pcm = staged(runner, window[lanes])
             began = time.perf_counter()
             out = runner.step(slots, np.full(batch, step * (right + 1)), pcm, right)
             if step >= past:
@@ -258,7 +256,7 @@ def profile(checkpoint: Checkpoint, device: str, batches: list[int], **how: Any)
         def go(first: int, last: int, slots=slots, lanes=lanes) -> None:
             for step in range(first, last):
                 pos = np.full(len(slots), step * (right + 1))
-                runner.step(slots, pos, heard[step][lanes], right)
+                runner.step(slots, pos, staged(runner, heard[step][lanes]), right)
 
         go(0, past)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:

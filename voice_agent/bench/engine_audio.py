@@ -6,7 +6,7 @@ in one state; so every lane has syllables of its own, some four a second, drawn 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,20 +37,18 @@ def noise(lanes: int, samples: int, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.round(pcm, out=pcm), -32768, 32767) / np.float32(32768)
 
 
-def put(pcm: np.ndarray, into: np.ndarray) -> np.ndarray:
-    """Write float32 windows where a runner wants them, in its own kind of samples.
+def int16_of(pcm: np.ndarray) -> np.ndarray:
+    """The samples of `noise` as they come over the wire."""
+    return np.round(pcm * 32768).astype(np.int16)
 
-    Args:
-        pcm: of `noise`.
-        into: float32 or int16, of the same shape.
 
-    Returns:
-        `into`.
-    """
-    if into.dtype == np.int16:
-        into[:] = np.round(pcm * 32768)
-    else:
-        into[:] = pcm
+def staged(runner: Any, pcm: np.ndarray) -> np.ndarray:
+    """Windows of `noise`, (lanes, samples), where the runner's scheduler would gather them."""
+    staging = getattr(runner, "staging", None)
+    into = staging(*pcm.shape) if staging else None
+    if into is None:
+        return pcm
+    into[:] = int16_of(pcm) if into.dtype == np.int16 else pcm
     return into
 
 

@@ -78,12 +78,10 @@ class Load:
         """
         import numpy as np
 
-        from voice_agent.bench.engine_audio import noise
+        from voice_agent.bench.engine_audio import int16_of, noise
         from voice_agent.bench.paced import run_paced
 
-        pcm: np.ndarray = (noise(1, 16_000 * 5, np.random.default_rng())[0] * 32767).astype(
-            np.int16
-        )
+        pcm = int16_of(noise(1, 16_000 * 5, np.random.default_rng())[0])
         feeders = min(2, max(1, (os.cpu_count() or 1) // 4))  # they share one interpreter lock
         result = run_paced(self._recognizer, streams, seconds, phases, audio=pcm, feeders=feeders)
         return {**asdict(result), "valid": result.valid}

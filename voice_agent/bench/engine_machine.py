@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from voice_agent.bench.provenance import command, commit, source
+from voice_agent.bench.provenance import command, commit, said_by, source
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +51,4 @@ def chip(found: dict[str, str]) -> str:
 
 def _driver() -> str:
     query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return _run(*query).split("\n")[0]
-
-
-def _run(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+    return said_by(*query).split("\n")[0]

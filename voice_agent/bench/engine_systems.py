@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from voice_agent.bench.engine_audio import put
+from voice_agent.bench.engine_audio import staged
 from voice_agent.bench.engine_floor import times_s
 from voice_agent.engine.errors import EngineError
 
@@ -103,20 +103,17 @@ class Ours:
     def stream(self, windows: Iterable[np.ndarray], right: int) -> Streamed:
         """See `System.stream`."""
         out = Streamed([], [])
-        staging = getattr(self.runner, "staging", None)
         for step, window in enumerate(windows):
-            lanes, samples = window.shape
+            lanes = len(window)
             slots = self._order[:lanes]
             if step == 0:
                 out.tokens = [[] for _ in range(lanes)]
                 for slot in slots:
                     self.runner.reset(int(slot), None, None)
             pos = np.full(lanes, step * (right + 1), np.int64)
-            pinned = staging(lanes, samples) if staging else None
-            if pinned is not None:  # where the scheduler gathers the lanes' samples
-                window = put(window, pinned)
+            pcm = staged(self.runner, window)
             began = time.perf_counter()
-            said = self.runner.step(slots, pos, window, right)
+            said = self.runner.step(slots, pos, pcm, right)
             out.step_s.append(time.perf_counter() - began)
             out.counts.append(0)
             for lane, token in _spoken(said):

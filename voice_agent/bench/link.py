@@ -245,6 +245,7 @@ async def _front_end(given: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure each way, and print how they compare."""
+    from voice_agent.engine.interpreter import SWITCH_S
     from voice_agent.server.listening import loop_factory
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -265,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.part:
-        sys.setswitchinterval(0.001)  # as in the processes of a server
+        sys.setswitchinterval(SWITCH_S)  # as in the processes of a server
         run = {"engine": _engine, "front-end": _front_end}[given.part]
         with asyncio.Runner(loop_factory=loop_factory(given.loop)) as runner:
             runner.run(run(given))

@@ -29,10 +29,11 @@ def commit() -> str:
     noted = _ROOT / "COMMIT"
     if noted.is_file():
         return noted.read_text(encoding="utf-8").strip()
-    asked = _git("rev-parse", "HEAD")
+    git = ("git", "-C", str(_ROOT))
+    asked = said_by(*git, "rev-parse", "HEAD")
     if not asked:
         return "unknown"
-    return asked + ("+changes" if _git("status", "--porcelain") else "")
+    return asked + ("+changes" if said_by(*git, "status", "--porcelain") else "")
 
 
 def source() -> str:
@@ -44,12 +45,10 @@ def source() -> str:
     return digest.hexdigest()[:16]
 
 
-def _git(*arguments: str) -> str:
-    """Its output; "" without git, or outside a repository."""
+def said_by(*words: str) -> str:
+    """Another program's output; "" where it is not there or fails."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.strip()

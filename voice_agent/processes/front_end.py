@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from voice_agent.config import Settings
+from voice_agent.engine.interpreter import SWITCH_S
 from voice_agent.engine.recognizer import Recognizer
 from voice_agent.link.client import EngineClient, wait_elsewhere
 from voice_agent.processes.board import Board
@@ -191,7 +192,7 @@ def main() -> None:
     task, control = task_and_control()
     log = task.settings.log
     logs.set_up(task.verbose, level=log.level, as_json=log.format == "json")
-    sys.setswitchinterval(0.001)  # the VAD's thread must not keep the loop waiting for long
+    sys.setswitchinterval(SWITCH_S)  # the VAD's thread must not keep the loop waiting for long
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a client is an open file
     try:

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from voice_agent.engine.kernels.launch import OPTIONS, begin
+from voice_agent.engine.kernels.launch import OPTIONS, begin, seat
 
 SHAPE = (16, 1, 3)
 """Keys a block, warps a program, blocks in flight: found on an H100 by benchmarks/gpu_tiles.py."""
@@ -29,6 +29,14 @@ LONE = (16, 1)
 """The same for a lone query, without blocks in flight; float32 takes four warps."""
 _NEW = 16  # of the chunk's own keys, a block
 _ROWS = 16  # queries of a tensor-core tile
+
+
+@triton.jit
+def _past(t, pos, ring, d, in_head, LEFT: tl.constexpr, RING: tl.constexpr, DH: tl.constexpr):
+    """Where keys t of the past lie: which there are, their places, their numbers and the mask."""
+    past = (t < LEFT) & (pos - LEFT + t >= 0)
+    place = ring + tl.where(past, pos - LEFT + t, 0) % RING
+    return past, place, place[:, None] * DH + d[None, :], past[:, None] & in_head[None, :]
 
 
 @triton.jit
@@ -72,10 +80,8 @@ def _attention(
     NEW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0)
-    alive = lane < tl.load(lanes_ptr)
+    alive, slot, pos = seat(lane, slots_ptr, pos_ptr, lanes_ptr)
     head = tl.program_id(1)
-    slot = tl.load(slots_ptr + lane, mask=alive, other=0)
-    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
     kind = qkv_ptr.dtype.element_ty
     width: tl.constexpr = HEADS * DH
     d = tl.arange(0, BD)
@@ -86,7 +92,7 @@ def _attention(
     u = tl.load(u_ptr + head * DH + d, mask=in_head, other=0.0)
     vb = tl.load(v_bias_ptr + head * DH + d, mask=in_head, other=0.0)
     table_ptr += head * DISTANCES * DH
-    ring = (slot.to(tl.int64) * HEADS + head) * RING
+    ring = (slot * HEADS + head) * RING
     begin()
     if not alive:
         return
@@ -112,10 +118,7 @@ def _attention(
     start = tl.maximum(LEFT - pos, 0) // KEYS * KEYS
     for first in range(start, LEFT, KEYS):
         t = first + tl.arange(0, KEYS)
-        past = (t < LEFT) & (pos - LEFT + t >= 0)
-        place = ring + tl.where(past, pos - LEFT + t, 0) % RING
-        at = place[:, None] * DH + d[None, :]
-        past_d = past[:, None] & in_head[None, :]
+        past, place, at, past_d = _past(t, pos, ring, d, in_head, LEFT, RING, DH)
         k = tl.load(k_ptr + at, mask=past_d, other=0.0)
         v = tl.load(v_ptr + at, mask=past_d, other=0.0)
         if QUANTIZED:
@@ -163,10 +166,8 @@ def _attention_of_one(
 ):  # fmt: skip
     """`_attention` of a chunk of one frame."""
     lane = tl.program_id(0)
-    alive = lane < tl.load(lanes_ptr)
+    alive, slot, pos = seat(lane, slots_ptr, pos_ptr, lanes_ptr)
     head = tl.program_id(1)
-    slot = tl.load(slots_ptr + lane, mask=alive, other=0)
-    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
     kind = qkv_ptr.dtype.element_ty
     width: tl.constexpr = HEADS * DH
     d = tl.arange(0, BD)
@@ -175,7 +176,7 @@ def _attention_of_one(
     vb = tl.load(v_bias_ptr + head * DH + d, mask=in_head, other=0.0)
     table_ptr += head * DISTANCES * DH
     p_new = tl.load(table_ptr + (MAX_CHUNK - 1) * DH + d, mask=in_head, other=0.0).to(tl.float32)
-    ring = (slot.to(tl.int64) * HEADS + head) * RING
+    ring = (slot * HEADS + head) * RING
     begin()
     if not alive:
         return
@@ -193,10 +194,7 @@ def _attention_of_one(
     start = tl.maximum(LEFT - pos, 0) // KEYS * KEYS
     for first in range(start, LEFT, KEYS):
         t = first + tl.arange(0, KEYS)
-        past = (t < LEFT) & (pos - LEFT + t >= 0)
-        place = ring + tl.where(past, pos - LEFT + t, 0) % RING
-        at = place[:, None] * DH + d[None, :]
-        past_d = past[:, None] & in_head[None, :]
+        past, place, at, past_d = _past(t, pos, ring, d, in_head, LEFT, RING, DH)
         k = tl.load(k_ptr + at, mask=past_d, other=0.0).to(tl.float32)
         v = tl.load(v_ptr + at, mask=past_d, other=0.0).to(tl.float32)
         row = LEFT + MAX_CHUNK - 1 - t

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from voice_agent.engine.kernels.launch import OPTIONS, OVERLAP, begin, prefetch
+from voice_agent.engine.kernels.launch import OPTIONS, OVERLAP, begin, prefetch, seat
 from voice_agent.engine.kernels.norms import EPSILON, Norm, _gain, _layer_norm
 
 
@@ -29,11 +29,9 @@ def _convolution(
     AHEAD: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0)
-    alive = lane < tl.load(lanes_ptr)
+    alive, slot, pos = seat(lane, slots_ptr, pos_ptr, lanes_ptr)
     past: tl.constexpr = TAPS - 1
-    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
-    slot = tl.load(slots_ptr + lane, mask=alive, other=0)
-    cache = cache_ptr + slot.to(tl.int64) * (past * D)
+    cache = cache_ptr + slot * (past * D)
     c = tl.arange(0, BLOCK)
     real = c < D
     if HAS_BIAS:

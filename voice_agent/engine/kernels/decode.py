@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from voice_agent.engine.kernels.launch import OPTIONS, begin
-from voice_agent.engine.kernels.prediction import CELLS, lstm, packed, project
+from voice_agent.engine.kernels.prediction import CELLS, lstm, packed, project, tanh
 
 ROWS = 32  # lanes a program
 _TOKENS = 64  # of the vocabulary, a tile
@@ -91,7 +91,7 @@ def _joint(
             elif ACT == "sigmoid":
                 hidden = tl.sigmoid(hidden)
             else:
-                hidden = 2.0 * tl.sigmoid(2.0 * hidden) - 1.0
+                hidden = tanh(hidden)
             w = tl.load(
                 w_ptr + token.to(tl.int64)[:, None] * JOINT + k[None, :],
                 mask=real[:, None] & (k < JOINT)[None, :], other=0.0,

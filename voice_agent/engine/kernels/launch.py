@@ -41,6 +41,14 @@ def begin():
 
 
 @triton.jit
+def seat(lane, slots_ptr, pos_ptr, lanes_ptr):
+    """Whether there is such a lane, its slot and its position; of none, slot 0 and position 0."""
+    alive = lane < tl.load(lanes_ptr)
+    slot = tl.load(slots_ptr + lane, mask=alive, other=0).to(tl.int64)
+    return alive, slot, tl.load(pos_ptr + lane, mask=alive, other=0)
+
+
+@triton.jit
 def prefetch(pointers):
     """Have the cache lines under `pointers` brought into the L2 cache."""
     if OVERLAP:

@@ -36,8 +36,30 @@ def packed(
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
+    """By the sigmoid, which Triton has."""
     return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def _speakers(first, count, spoke_ptr, slots_ptr, ROWS: tl.constexpr):
+    """A program's part of the list of who spoke: places in it, which there are, their slots."""
+    i = first + tl.arange(0, ROWS)
+    alive = i < count
+    lane = tl.load(spoke_ptr + i, mask=alive, other=0)
+    return i, alive, tl.load(slots_ptr + lane, mask=alive, other=0).to(tl.int64)
+
+
+@triton.jit
+def _times(acc, x_ptr, x_row, alive, w_ptr, w_row, real, WIDTH: tl.constexpr, BK: tl.constexpr):
+    """Add x @ w.T to a tile, over rows that begin at `x_row` and `w_row`."""
+    for start in range(0, WIDTH, BK):
+        k = start + tl.arange(0, BK)
+        inside = (k < WIDTH)[None, :]
+        x = tl.load(x_ptr + x_row[:, None] + k[None, :], mask=alive[:, None] & inside, other=0.0)
+        w = tl.load(w_ptr + w_row[:, None] + k[None, :], mask=real[:, None] & inside, other=0.0)
+        acc = tl.dot(x, tl.trans(w), acc, input_precision="tf32x3")
+    return acc
 
 
 @triton.jit(do_not_specialize=["turn"])
@@ -53,12 +75,10 @@ def lstm(
     first = tl.program_id(0) * ROWS
     if first >= count:
         return
-    i = first + tl.arange(0, ROWS)
-    alive = i < count
-    slot = tl.load(slots_ptr + tl.load(spoke_ptr + i, mask=alive, other=0), mask=alive, other=0)
+    i, alive, slot = _speakers(first, count, spoke_ptr, slots_ptr, ROWS)
     unit = tl.program_id(1) * CELLS + tl.arange(0, CELLS)
     mine = alive[:, None] & (unit < HIDDEN)[None, :]
-    state = slot.to(tl.int64) * (LAYERS * HIDDEN)
+    state = slot * (LAYERS * HIDDEN)
     if LAYER == 0:
         source = tl.load(token_ptr + i, mask=alive, other=0).to(tl.int64) * HIDDEN
     else:
@@ -69,32 +89,20 @@ def lstm(
         tl.store(h_ptr + home, below, mask=mine)
     gate = tl.program_id(1) * (4 * CELLS) + tl.arange(0, 4 * CELLS)
     real = gate < 4 * HIDDEN
-    at_w = gate[:, None] * (2 * HIDDEN)
+    of_gate = gate * (2 * HIDDEN)
+    before = state + LAYER * HIDDEN
     acc = tl.zeros((ROWS, 4 * CELLS), tl.float32)
-    for start in range(0, HIDDEN, BK):
-        k = start + tl.arange(0, BK)
-        inside = (k < HIDDEN)[None, :]
-        x = tl.load(
-            input_ptr + source[:, None] + k[None, :], mask=alive[:, None] & inside, other=0.0
-        )
-        w = tl.load(w_ptr + at_w + k[None, :], mask=real[:, None] & inside, other=0.0)
-        acc = tl.dot(x, tl.trans(w), acc, input_precision="tf32x3")
-    before = (state + LAYER * HIDDEN)[:, None]
-    for start in range(0, HIDDEN, BK):
-        k = start + tl.arange(0, BK)
-        inside = (k < HIDDEN)[None, :]
-        h = tl.load(h_ptr + before + k[None, :], mask=alive[:, None] & inside, other=0.0)
-        w = tl.load(w_ptr + at_w + HIDDEN + k[None, :], mask=real[:, None] & inside, other=0.0)
-        acc = tl.dot(h, tl.trans(w), acc, input_precision="tf32x3")
+    acc = _times(acc, input_ptr, source, alive, w_ptr, of_gate, real, HIDDEN, BK)
+    acc = _times(acc, h_ptr, before, alive, w_ptr + HIDDEN, of_gate, real, HIDDEN, BK)
     acc += tl.load(b_ptr + gate, mask=real, other=0.0)[None, :]
     even, odd = tl.split(acc.reshape(ROWS, CELLS, 2, 2))  # input and cell; forget and output
     in_gate, cell = tl.split(even)
     forget, out_gate = tl.split(odd)
-    c_at = c_ptr + before + unit[None, :]
-    c = tl.sigmoid(forget) * tl.load(c_at, mask=mine, other=0.0) + tl.sigmoid(in_gate) * _tanh(cell)
+    c_at = c_ptr + before[:, None] + unit[None, :]
+    c = tl.sigmoid(forget) * tl.load(c_at, mask=mine, other=0.0) + tl.sigmoid(in_gate) * tanh(cell)
     tl.store(c_at, c, mask=mine)
     to = out_ptr + (i.to(tl.int64) * HIDDEN)[:, None] + unit[None, :]
-    tl.store(to, tl.sigmoid(out_gate) * _tanh(c), mask=mine)
+    tl.store(to, tl.sigmoid(out_gate) * tanh(c), mask=mine)
 
 
 @triton.jit(do_not_specialize=["turn"])
@@ -109,10 +117,7 @@ def project(
     first = tl.program_id(0) * ROWS
     if first >= count:
         return
-    i = first + tl.arange(0, ROWS)
-    alive = i < count
-    slot = tl.load(slots_ptr + tl.load(spoke_ptr + i, mask=alive, other=0), mask=alive, other=0)
-    slot = slot.to(tl.int64)
+    i, alive, slot = _speakers(first, count, spoke_ptr, slots_ptr, ROWS)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     source = i.to(tl.int64) * HIDDEN
     mine = alive[:, None] & (col < HIDDEN)[None, :]
@@ -120,15 +125,7 @@ def project(
     home = (slot * (LAYERS * HIDDEN) + (LAYERS - 1) * HIDDEN)[:, None] + col[None, :]
     tl.store(h_ptr + home, top, mask=mine)
     out = tl.zeros((ROWS, COLS), tl.float32)
-    for start in range(0, HIDDEN, BK):
-        k = start + tl.arange(0, BK)
-        seen = alive[:, None] & (k < HIDDEN)[None, :]
-        x = tl.load(input_ptr + source[:, None] + k[None, :], mask=seen, other=0.0)
-        w = tl.load(
-            w_ptr + col[:, None] * HIDDEN + k[None, :],
-            mask=(col < JOINT)[:, None] & (k < HIDDEN)[None, :], other=0.0,
-        )  # fmt: skip
-        out = tl.dot(x, tl.trans(w), out, input_precision="tf32x3")
+    out = _times(out, input_ptr, source, alive, w_ptr, col * HIDDEN, col < JOINT, HIDDEN, BK)
     out += tl.load(b_ptr + col, mask=col < JOINT, other=0.0)[None, :]
     to = pred_ptr + (slot * JOINT)[:, None] + col[None, :]
     tl.store(to, out, mask=alive[:, None] & (col < JOINT)[None, :])

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from voice_agent.engine.kernels.launch import OPTIONS, begin
+from voice_agent.engine.kernels.launch import OPTIONS, begin, seat
 
 
 @triton.jit
@@ -22,9 +22,7 @@ def _first(
     PER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0)
-    alive = lane < tl.load(lanes_ptr)
-    slot = tl.load(slots_ptr + lane, mask=alive, other=0).to(tl.int64)
-    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
+    alive, slot, pos = seat(lane, slots_ptr, pos_ptr, lanes_ptr)
     began = pos == 0
     c = tl.arange(0, BLOCK)
     real = c < CHANNELS
@@ -77,10 +75,8 @@ def _depthwise(
     BLOCK: tl.constexpr, BLOCK_MEL: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0)
-    alive = lane < tl.load(lanes_ptr)
+    alive, slot, pos = seat(lane, slots_ptr, pos_ptr, lanes_ptr)
     i = tl.program_id(1)
-    slot = tl.load(slots_ptr + lane, mask=alive, other=0).to(tl.int64)
-    pos = tl.load(pos_ptr + lane, mask=alive, other=0)
     began = pos == 0
     c = tl.arange(0, BLOCK)
     real = c < CHANNELS
