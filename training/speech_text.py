@@ -1,4 +1,4 @@
-"""What the synthetic voices say: book sentences, dictionary examples, and made-up agent talk.
+"""What the synthetic voices say: book sentences, more of `debian_text`, and made-up agent talk.
 
 Every line is lower-case words and apostrophes, numbers spelled out, as the transcripts of the human
 clips are. All of it is drawn from a `random.Random`, so a seed fixes it.
@@ -195,18 +195,9 @@ class Script:
     def line(self) -> str:
         """Return the next line."""
         kind = self.random.random()
-        if kind < 0.62 or not self.examples:
+        if kind < 0.5 or not self.examples:
             return self._passage()
         if kind < 0.8:
             return " ".join(self.random.choice(self.examples).split()[:36])
         talk = _number_talk if kind < 0.88 else _agent_talk
         return " ".join(talk(self.random).split())
-
-
-def wordnet_examples(folder: Path) -> list[str]:
-    """Return the quoted example sentences of WordNet's `data.*` files (Debian: `wordnet-base`)."""
-    found = []
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in (folder / f"data.{part}").read_text(errors="replace").splitlines():
-            found += re.findall(r'"([^"]{8,200})"', line.partition("|")[2])
-    return found

@@ -29,7 +29,7 @@ class Recipe:
     learning_rate: float = 2.2e-3
     weight_decay: float = 1e-2
     warmup_s: float = 45.0
-    warmup_steps: int = 400
+    warmup_steps: int = 600
     clip_norm: float = 1.0
     gentle: float = 0.0  # share of the way to clean speech that augmentation always keeps
     gentle_part: float = 0.15  # progress until which augmentation grows from none to full

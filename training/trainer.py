@@ -1,8 +1,9 @@
 """The training loop of `tiny-en`: a schedule bound to wall time, over a pool that may still grow.
 
-One process, one device. It resumes from `state.pt` in its output folder, and leaves there after
-every save: `ema.pt` (averaged weights), `small.pt` (these and the heads in bfloat16, to go on from
-elsewhere), `log.jsonl` (a line per report, and after every evaluation the word error rates).
+One device a process, and as many processes as `training.ranks` finds; the first of them writes. A
+run resumes from `state.pt` in its output folder, and leaves there after every save: `ema.pt`
+(averaged weights), `small.pt` (these and the heads in bfloat16, to go on from elsewhere),
+`log.jsonl` (a line per report, and after every evaluation the word error rates).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from training.augment import Strength, degrade, mask_features, place, play
 from training.fastconformer import FastConformerRNNT, ModelShape, subsampled_length
 from training.mel import HOP, SAMPLE_RATE, LogMel
 from training.pool import Pool
+from training.ranks import Ranks
 from training.student import Batch, Recipe, Student, Weights
 from training.teacher import WhisperEar
 
@@ -40,8 +42,10 @@ class Trainer:
         device: torch.device,
         ear: WhisperEar | None = None,
         evaluate: Callable[[FastConformerRNNT], dict[str, float]] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
+        self.ranks = ranks or Ranks(device)
         self.shape, self.recipe, self.pool, self.out, self.device = shape, recipe, pool, out, device
         self.ear, self.evaluate = ear, evaluate
         self.student = Student(shape, ear.output_size if ear else 0).to(device)
@@ -64,13 +68,21 @@ class Trainer:
             torch._dynamo.config.suppress_errors = True
             for layer in self.student.model.encoder.layers:
                 layer.compile(dynamic=True)
-        self.rng = np.random.default_rng(recipe.seed)
-        self.step, self.started, self.audio_s = 0, time.time(), 0.0
+        self._draw_from(0)
+        # The first process's clock: rate and progress must be the same everywhere.
+        self.now = self.started = self.ranks.agreed(time.time())
+        self.step, self.audio_s = 0, 0.0
         self.calibrated = False
         self.fitting = 1.0  # share of the batch's audio that the device's memory holds
         self.out.mkdir(parents=True, exist_ok=True)
         if (out / "state.pt").exists():
             self._resume()
+
+    def _draw_from(self, step: int) -> None:
+        """Give each process draws of its own, which a run that goes on does not repeat."""
+        drawn = np.random.SeedSequence([self.recipe.seed, step, self.ranks.rank])
+        self.rng = np.random.default_rng(drawn)
+        torch.manual_seed(int(drawn.generate_state(1)[0]))
 
     def _resume(self) -> None:
         saved = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
@@ -79,7 +91,7 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.started, self.audio_s = saved["step"], saved["started"], saved["audio_s"]
         self.calibrated = True
-        self.rng = np.random.default_rng([self.recipe.seed, self.step])
+        self._draw_from(self.step)
 
     def begin_from(self, path: Path) -> None:
         """Take the weights of another run's `small.pt`; the optimiser starts afresh."""
@@ -89,7 +101,9 @@ class Trainer:
         self.calibrated = True
 
     def save(self) -> None:
-        """Write the whole state, and the averaged weights alone."""
+        """Write the whole state, and the averaged weights alone; the first process does."""
+        if not self.ranks.first:
+            return
         state = {
             "student": self.student.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -113,7 +127,7 @@ class Trainer:
     def _rate(self, progress: float) -> float:
         warm = min(
             1.0,
-            (time.time() - self.started) / self.recipe.warmup_s,
+            (self.now - self.started) / self.recipe.warmup_s,
             (self.step + 1) / self.recipe.warmup_steps,
         )
         return self.recipe.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * min(1, progress)))
@@ -232,12 +246,20 @@ class Trainer:
 
     def train_step(
         self, rows: np.ndarray, speeds: np.ndarray, progress: float
-    ) -> dict[str, Tensor]:
-        """Take one optimiser step on a batch; return its losses, still on the device."""
-        batch = self._batch(rows, speeds, progress)
-        losses = self.student.losses(batch, self._weights(progress), self._half())
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
+    ) -> dict[str, Tensor] | None:
+        """Take one optimiser step on a batch, together with the other processes' batches.
+
+        Returns:
+            The losses of this process's own batch, still on the device; None where the device's
+            memory, which others use too, did not suffice for it.
+
+        Raises:
+            torch.OutOfMemoryError: even small batches do not fit.
+        """
+        losses = self._gradients(rows, speeds, progress)
+        if losses is None and self.ranks.count == 1:
+            return None
+        self.ranks.average_gradients(self.trained, losses is not None)
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(progress)
@@ -253,13 +275,22 @@ class Trainer:
                 list(self.averaged.parameters()), list(self.student.model.parameters()), 1 - decay
             )
         self.step += 1
-        self.audio_s += float(self.pool.length[rows].sum()) / SAMPLE_RATE
+        if losses is None:
+            return None
+        # Of all processes, whose batches are alike.
+        self.audio_s += self.ranks.count * float(self.pool.length[rows].sum()) / SAMPLE_RATE
         return {name: value.detach() for name, value in losses.items()} | {"norm": norm}
 
-    def _taken(self, rows: np.ndarray, speeds: np.ndarray, progress: float) -> dict | None:
-        """Take a step; None where the device's memory, which others use too, did not suffice."""
+    def _gradients(
+        self, rows: np.ndarray, speeds: np.ndarray, progress: float
+    ) -> dict[str, Tensor] | None:
+        """Fill the gradients; return the losses, or None where memory did not suffice."""
+        self.optimizer.zero_grad(set_to_none=True)
         try:
-            return self.train_step(rows, speeds, progress)
+            batch = self._batch(rows, speeds, progress)
+            losses = self.student.losses(batch, self._weights(progress), self._half())
+            losses["total"].backward()
+            return losses
         except torch.OutOfMemoryError:
             if self.fitting < 0.2:
                 raise
@@ -274,8 +305,21 @@ class Trainer:
     def _log(self, row: dict[str, object]) -> None:
         line = json.dumps(row)
         print(line, flush=True)
-        with (self.out / "log.jsonl").open("a") as log:
-            log.write(line + "\n")
+        if self.ranks.first:
+            with (self.out / "log.jsonl").open("a") as log:
+                log.write(line + "\n")
+
+    def _batches(self, progress: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Draw the next batches at this moment of the run."""
+        recipe = self.recipe
+        share = self.fitting * (0.5 if progress < recipe.small_part else 1.0)
+        return self.pool.batches(
+            self._shares(progress),
+            share * recipe.seconds_per_batch / recipe.views,
+            self.rng,
+            draw=max(3000, round(8 * recipe.seconds_per_batch)),
+            longest_s=recipe.short_s if progress < recipe.short_part else math.inf,
+        )
 
     def run(
         self,
@@ -290,32 +334,29 @@ class Trainer:
         steps_then = self.step
         while self.pool.refresh():
             pass
+        while not self.calibrated:
+            for rows, speeds in self._batches(0.0)[:1]:
+                self._batch(rows, speeds, 0.0)
+        self.ranks.share_weights(self.student)
+        self.ranks.share_weights(self.averaged)
         done = False
         while not done:
-            progress = self._progress(deadline, max_steps)
-            half = self.fitting * (0.5 if progress < self.recipe.small_part else 1.0)
             known = len(self.pool.start)
-            batches = self.pool.batches(
-                self._shares(progress),
-                half * self.recipe.seconds_per_batch / self.recipe.views,
-                self.rng,
-                draw=max(3000, round(8 * self.recipe.seconds_per_batch)),
-                longest_s=self.recipe.short_s if progress < self.recipe.short_part else math.inf,
-            )
-            for rows, speeds in batches:
+            for rows, speeds in self._batches(self._progress(deadline, max_steps)):
+                self.now = self.ranks.agreed(time.time())
                 progress = self._progress(deadline, max_steps)
                 if progress >= 1.0:
                     done = True
                     break
+                losses = self.train_step(rows, speeds, progress)
                 # While the pool is small, what has just come into it must not wait for long.
-                losses = self._taken(rows, speeds, progress)
                 if losses is None or len(self.pool.start) > 1.5 * known:
                     break
                 now = time.time()
                 if now - scanned > 5.0:
                     scanned = now
                     self.pool.refresh()
-                if now - reported > report_every_s or self.step == 1:
+                if self.ranks.first and (now - reported > report_every_s or self.step == 1):
                     self._log(
                         {
                             "step": self.step,
@@ -344,4 +385,4 @@ class Trainer:
     def _progress(self, deadline: float, max_steps: int | None) -> float:
         if max_steps is not None:
             return self.step / max_steps
-        return (time.time() - self.started) / max(1.0, deadline - self.started)
+        return (self.now - self.started) / max(1.0, deadline - self.started)

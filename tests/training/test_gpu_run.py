@@ -136,15 +136,16 @@ def test_pretended_tensors_do_not_meet_those_of_the_cpu():
 
 def test_a_batch_that_does_not_fit_is_left_out_and_the_next_ones_are_smaller(pool, monkeypatch):
     student, sizes = trainer(pool), []
-    take = student.train_step
+    draw = student._batch
 
     def short_of_memory(rows, speeds, progress):
-        sizes.append(len(rows))
-        if len(sizes) < 3:
-            raise torch.OutOfMemoryError
-        return take(rows, speeds, progress)
+        if student.calibrated:
+            sizes.append(len(rows))
+            if len(sizes) < 3:
+                raise torch.OutOfMemoryError
+        return draw(rows, speeds, progress)
 
-    monkeypatch.setattr(student, "train_step", short_of_memory)
+    monkeypatch.setattr(student, "_batch", short_of_memory)
     student.run(time.time() + 600, max_steps=2)
     assert student.step == 2 and student.fitting == pytest.approx(0.64)
     assert sizes[0] > sizes[2]
