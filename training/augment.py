@@ -14,20 +14,38 @@ from torch import Tensor
 
 from training.mel import SAMPLE_RATE
 
+Number = float | Tensor
+MOST_TIME_MASKS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """How hard to augment; probabilities, and the range of the signal-to-noise ratio in dB."""
+    """How hard to augment; probabilities, and the range of the signal-to-noise ratio in dB.
 
-    noise: float = 0.6
-    babble: float = 0.2
-    room: float = 0.4
-    channel: float = 0.7
-    telephone: float = 0.12
-    warp: float = 0.75
-    snr_db: tuple[float, float] = (4.0, 30.0)
-    time_masks: int = 5
+    Each may be a tensor without dimensions instead, on the device where it is used.
+    """
+
+    noise: Number = 0.6
+    babble: Number = 0.2
+    room: Number = 0.4
+    channel: Number = 0.7
+    telephone: Number = 0.12
+    warp: Number = 0.75
+    borrow: Number = 0.4
+    snr_db: tuple[Number, Number] = (4.0, 30.0)
+    time_masks: Number = 5  # at most MOST_TIME_MASKS
     frequency_masks: int = 2
+
+    def packed(self) -> Tensor:
+        """Return all but the masks of frequencies as one tensor [10]."""
+        one = (self.noise, self.babble, self.room, self.channel, self.telephone, self.warp)
+        return torch.tensor([*one, self.borrow, *self.snr_db, self.time_masks])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Strength:
+        """Return what `packed` has packed, as tensors on its device."""
+        *one, low, high, masks = packed.unbind()
+        return cls(*one, snr_db=(low, high), time_masks=masks)
 
     def lighter(self, share: float) -> Strength:
         """Return this with `share` (0 to 1) of the way gone towards clean speech."""
@@ -39,6 +57,7 @@ class Strength:
             channel=self.channel * keep,
             telephone=self.telephone * keep,
             warp=self.warp * keep,
+            borrow=self.borrow * keep,
             snr_db=(self.snr_db[0] + 8.0 * share, self.snr_db[1] + 5.0 * share),
             time_masks=max(2, round(self.time_masks * keep)),
             frequency_masks=self.frequency_masks,
@@ -111,15 +130,15 @@ def play(
     return wave * ((whole >= 0) & (whole < length[:, None])) / 32768.0
 
 
-def _uniform(batch: int, low: float, high: float, like: Tensor) -> Tensor:
-    return torch.empty(batch, 1, device=like.device).uniform_(low, high)
+def _uniform(batch: int, low: Number, high: Number, like: Tensor) -> Tensor:
+    return low + (high - low) * torch.rand(batch, 1, device=like.device)
 
 
-def _chance(batch: int, probability: float, like: Tensor) -> Tensor:
+def _chance(batch: int, probability: Number, like: Tensor) -> Tensor:
     return (torch.rand(batch, 1, device=like.device) < probability).float()
 
 
-def _rooms(batch: int, size: int, probability: float, like: Tensor) -> Tensor:
+def _rooms(batch: int, size: int, probability: Number, like: Tensor) -> Tensor:
     """Return transfer functions [batch, bins] of rooms: a direct path and a decaying noise tail."""
     n = SAMPLE_RATE // 2
     time = torch.arange(n, device=like.device) / SAMPLE_RATE
@@ -188,8 +207,9 @@ def degrade(wave: Tensor, samples: Tensor, strength: Strength) -> Tensor:
     heard = heard + noise * torch.sqrt(speech / _power(noise, inside).clamp(min=1e-12)) * 10 ** (
         -snr / 20
     )
-    if batch > 3 and strength.babble > 0:
-        talk = sum(wave[torch.randperm(batch, device=wave.device)] for _ in range(3))
+    if batch > 3:
+        others = torch.rand(3, batch, device=wave.device).argsort(1)
+        talk = wave[others[0]] + wave[others[1]] + wave[others[2]]
         gain = torch.sqrt(speech / _power(talk, inside).clamp(min=1e-9))
         gain = gain * 10 ** (-_uniform(batch, 6.0, 25.0, wave) / 20)
         heard = heard + talk * gain * _chance(batch, strength.babble, wave)
@@ -199,13 +219,38 @@ def degrade(wave: Tensor, samples: Tensor, strength: Strength) -> Tensor:
     return torch.round(heard * 32768.0) / 32768.0 * inside
 
 
-def _stretches(places: Tensor, widest: Tensor, end: Tensor, count: int) -> Tensor:
-    """Return [batch, n], true in `count` random stretches below `end` [batch, 1]."""
+def _stretches(places: Tensor, widest: Tensor, end: Tensor, most: int, count: Number) -> Tensor:
+    """Return [batch, n], true in `count` (of `most`) random stretches below `end` [batch, 1]."""
     batch = len(end)
-    width = torch.rand(batch, count, device=end.device) * widest
-    start = torch.rand(batch, count, device=end.device) * (end - width)
+    width = torch.rand(batch, most, device=end.device) * widest
+    width = width * (torch.arange(most, device=end.device) < count)
+    start = torch.rand(batch, most, device=end.device) * (end - width)
     past = places >= start[..., None]
     return (past & (places < (start + width)[..., None])).any(1)
+
+
+def borrow(mel: Tensor, frames: Tensor, probability: Number) -> Tensor:
+    """Give utterances each other's level and range in every band (MixStyle, arXiv 2104.02008).
+
+    In log-mel that is a recording's channel, its voice's tilt and its distance from the noise:
+    synthetic voices get those of people.
+
+    Args:
+        mel: [batch, bands, frames].
+        frames: [batch] that hold audio.
+        probability: of borrowing, half the way on average.
+    """
+    batch = len(mel)
+    inside = torch.arange(mel.shape[2], device=mel.device) < frames[:, None]
+    inside = inside[:, None].to(mel.dtype)
+    count = frames.clamp(min=1)[:, None, None]
+    mean = (mel * inside).sum(2, keepdim=True) / count
+    centred = (mel - mean) * inside
+    spread = (centred.square().sum(2, keepdim=True) / count + 1e-4).sqrt()
+    other = torch.rand(batch, device=mel.device).argsort()
+    share = torch.rand(batch, 1, 1, device=mel.device) * _chance(batch, probability, mel)[..., None]
+    wide = (1 - share) + share * (spread[other] / spread).clamp(0.5, 2.0)
+    return (centred * wide + mean + share * (mean[other] - mean)) * inside
 
 
 def mask_features(mel: Tensor, frames: Tensor, strength: Strength) -> Tensor:
@@ -213,10 +258,11 @@ def mask_features(mel: Tensor, frames: Tensor, strength: Strength) -> Tensor:
     batch, bands, length = mel.shape
     rows = torch.arange(length, device=mel.device)
     most = (0.05 * frames[:, None]).clamp(max=40.0)
-    hide = _stretches(rows, most, frames[:, None], strength.time_masks)[:, None]
+    hide = _stretches(rows, most, frames[:, None], MOST_TIME_MASKS, strength.time_masks)[:, None]
     columns = torch.arange(bands, device=mel.device)
     widest, all_bands = torch.full_like(most, 18.0), torch.full_like(most, bands)
-    hide = hide | _stretches(columns, widest, all_bands, strength.frequency_masks)[:, :, None]
+    count = strength.frequency_masks
+    hide = hide | _stretches(columns, widest, all_bands, count, count)[:, :, None]
     mean = mel.sum((1, 2), keepdim=True) / (bands * frames.clamp(min=1))[:, None, None]
     inside = (rows < frames[:, None])[:, None]
     return torch.where(hide & inside, mean, mel)

@@ -16,14 +16,14 @@
 #   KOKOROS  processes on that GPU                  HOURS    that each of them makes
 #   OTHERS   hours of each other voice, if not theirs
 #   BATCH    seconds of audio in a step, on a GPU   WARM     small.pt of an earlier run
-#   COMPILE  1 for torch.compile                    EVALUATE seconds from one evaluation to the next
+#   GRAPHS   no: steps without CUDA graphs          EVALUATE seconds from one evaluation to the next
 #   RATE     peak learning rate, if not the recipe's
 set -euo pipefail
 
 WORK=${WORK:-/tmp/tiny-en} OUT=${OUT:-/tmp/tiny-en/out} PYTHON=${PYTHON:-python3}
 TRAINERS=${TRAINERS:-1} VOICES_AT=${VOICES_AT:-$((TRAINERS > 1 ? TRAINERS : 0))}
 MINUTES=${MINUTES:-24} KOKOROS=${KOKOROS:-3} HOURS=${HOURS:-36} WARM=${WARM:-}
-SEED=${SEED:-1} EVALUATE=${EVALUATE:-180} BATCH=${BATCH:-1800} COMPILE=${COMPILE:-} POOL_HOURS=${POOL_HOURS:-150} DEVICE=${DEVICE:-cuda}
+SEED=${SEED:-1} EVALUATE=${EVALUATE:-180} BATCH=${BATCH:-1800} GRAPHS=${GRAPHS:-} POOL_HOURS=${POOL_HOURS:-150} DEVICE=${DEVICE:-cuda}
 IN=$WORK/in POOL=$WORK/pool LOGS=$WORK/logs MANIFEST=$WORK/manifest
 mkdir -p "$IN" "$POOL" "$LOGS" "$MANIFEST" "$OUT"
 [ -e "$WORK/began" ] || date +%s >"$WORK/began"
@@ -83,8 +83,7 @@ unpack() {
 }
 
 start() {
-    local i compile=--no-compile
-    if [ -n "$COMPILE" ]; then compile=--compile; fi
+    local i
     if [ -e "$IN/tokenizer.model" ]; then cp "$IN/tokenizer.model" "$WORK/"; fi
     # Voices first: what follows them takes all cores for a while.
     if [ -e "$IN/files/kokoro/kokoro.onnx" ] && [ -e "$IN/files/kokoro/voices.npz" ]; then
@@ -112,7 +111,7 @@ start() {
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
             --ema 0.9995 --deadline "$(($(cat "$WORK/began") + MINUTES * 60))" \
             --pool-hours "$POOL_HOURS" --evaluate-every "$EVALUATE" --seed "$SEED" \
-            --device "$DEVICE" "$compile" ${RATE:+--rate "$RATE"} ${WARM:+--warm "$WARM"}
+            --device "$DEVICE" ${GRAPHS:+--"$GRAPHS"-graphs} ${RATE:+--rate "$RATE"} ${WARM:+--warm "$WARM"}
     fi
 }
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.align import UNKNOWN
+from training.casual import casual
 from training.neural import phonemes_with_marks, with_pauses
 from training.onnx_torch import OnnxOnTorch
 from training.voices import Espeak, loud_part
@@ -133,8 +134,9 @@ class KokoroBatch:
         self.styles, self.weights = read_styles(folder / "voices.npz")
 
     def symbols(self, text: str, r: random.Random) -> list[str]:
-        """Return the phonemes to speak, with pauses put at random."""
+        """Return the phonemes to speak, as somebody might say them, with pauses put at random."""
         spoken = phonemes_with_marks(self.espeak, with_pauses(text, r), self.accent)
+        spoken = casual(spoken, r)
         return [symbol for symbol in spoken if symbol in self.vocab]
 
     def style(self, tokens: int, r: random.Random) -> np.ndarray:

@@ -189,3 +189,11 @@ def write_nemo(path: Path, model: FastConformerRNNT, tokenizer_model: bytes) -> 
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(content), 0o644
             tar.addfile(info, io.BytesIO(content))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the model's weights of a `.nemo` file that `write_nemo` wrote, as float32."""
+    with tarfile.open(path) as tar:
+        name = next(n for n in tar.getnames() if Path(n).name == "model_weights.ckpt")
+        weights = torch.load(tar.extractfile(name), map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+    return {n: t.float() for n, t in weights.items() if not n.startswith("preprocessor.")}

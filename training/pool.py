@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,23 @@ PHONES = (
 NOT_TOLD = 255
 _CODES = {phone: code for code, phone in enumerate(PHONES)} | {UNKNOWN: NOT_TOLD}
 MARGIN_S = 0.8  # at most, of silence before and after an utterance
+# Few widths, and one batch size and room for tokens for each: every shape costs a CPU's kernels a
+# compilation, and a GPU a graph.
+WIDTHS_S = np.array([*range(1, 9), *range(10, 24, 2)])
+TOKENS_A_SECOND = 4.5  # that there is room for; denser text is put into a wider batch
+
+
+class Draw(NamedTuple):
+    """Utterances that make a batch together."""
+
+    rows: np.ndarray  # [n] indices
+    speeds: np.ndarray  # [n]
+    seconds: int  # of audio that there is room for, silence before and after included
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that there is room for."""
+        return 8 * math.ceil((4 + TOKENS_A_SECOND * self.seconds) / 8)
 
 
 def write_shard(folder: Path, name: str, utterances: Iterable[tuple]) -> float:
@@ -155,7 +173,7 @@ class Pool:
         rng: np.random.Generator,
         draw: int = 3000,
         longest_s: float = math.inf,
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    ) -> list[Draw]:
         """Draw utterances by the groups' shares and cut them into batches of like length.
 
         Args:
@@ -163,11 +181,7 @@ class Pool:
             seconds: at most, of padded audio in a batch.
             rng: fixes the draw.
             draw: utterances; those that fill no batch are left out.
-            longest_s: longer ones are left out too.
-
-        Returns:
-            A list of (indices, speeds); with `MARGIN_S` of silence, no utterance of a batch is
-            longer than the batch's whole number of seconds, and all are longer than one less.
+            longest_s: what needs more room is left out too.
         """
         groups = [g for g in self.by_group if shares.get(g, 0.0) > 0]
         # A share is of the audio, so a group of short utterances gives more of them.
@@ -179,24 +193,24 @@ class Pool:
             [rng.choice(self.by_group[g], n) for g, n in zip(groups, counts, strict=True)]
         ).astype(np.int64)
         speeds = rng.uniform(0.85, 1.18, len(chosen))
-        length = self.length[chosen] / speeds / SAMPLE_RATE
-        # Whole seconds and one batch size for each: a CPU's kernels are compiled for every shape
-        # that they meet, which takes longer than a step.
-        widths = np.ceil(length + MARGIN_S).astype(int)
+        tokens = np.array([len(self.tokens[i]) for i in chosen])
+        needed = np.maximum(
+            self.length[chosen] / speeds / SAMPLE_RATE + MARGIN_S, (tokens - 4) / TOKENS_A_SECOND
+        )
+        widths = np.append(WIDTHS_S, 10**9)[np.searchsorted(WIDTHS_S, needed)]
         cut = []
-        for width in np.unique(widths[widths <= longest_s]):
+        for width in np.unique(widths[widths <= min(longest_s, WIDTHS_S[-1])]):
             rows = rng.permutation(np.flatnonzero(widths == width))
             size = max(1, int(seconds // width))
             for begin in range(0, len(rows) - size + 1, size):
                 batch = rows[begin : begin + size]
-                cut.append((chosen[batch], speeds[batch]))
+                cut.append(Draw(chosen[batch], speeds[batch], int(width)))
         return [cut[i] for i in rng.permutation(len(cut))]
 
-    def targets(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the padded tokens [batch, most] of the utterances and their counts."""
+    def targets(self, rows: np.ndarray, width: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens [batch, width] of the utterances, padded, and their counts."""
         chosen = [self.tokens[i] for i in rows]
         counts = np.array([len(tokens) for tokens in chosen])
-        width = -(-int(counts.max()) // 8) * 8  # few shapes, as in `batches`
         padded = np.zeros((len(chosen), width), np.int64)
         padded[np.arange(width) < counts[:, None]] = np.concatenate(chosen)
         return torch.from_numpy(padded), torch.from_numpy(counts)

@@ -7,7 +7,6 @@ so that all take the same step and their weights stay equal. Started by `torch.d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
@@ -58,28 +57,21 @@ class Ranks:
                 dist.broadcast(tensor, 0)
 
     @torch.no_grad()
-    def average_gradients(self, weights: Iterable[Tensor], counts: bool) -> None:
-        """Replace every gradient by its mean over the processes that have one.
+    def average(self, gradients: Tensor, counts: bool) -> None:
+        """Replace gradients by their mean over the processes that have them.
 
         Args:
-            weights: all that is trained, in the same order everywhere.
+            gradients: [n] of all that is trained.
             counts: False where this process's batch failed; nor does one count whose gradients
                 are not finite. Should none count, all gradients are zero.
         """
         if self.count == 1:
             return
-        weights = list(weights)
-        none = torch.zeros((), device=weights[0].device)
-        grads = [none.expand_as(w) if w.grad is None or not counts else w.grad for w in weights]
-        flat = torch.cat(
-            [grad.reshape(-1) for grad in grads] + [none.new_full((1,), float(counts))]
-        )
         # On the device, which is not asked: that would make this process wait for it.
-        flat = torch.where(torch.isfinite(flat).all(), flat, 0.0)
-        dist.all_reduce(flat)
-        *parts, counted = flat.split([w.numel() for w in weights] + [1])
-        for weight, part in zip(weights, parts, strict=True):
-            weight.grad = (part / counted.clamp(min=1.0)).view_as(weight)
+        valid = torch.isfinite(gradients).all() & counts
+        told = torch.cat((torch.where(valid, gradients, 0.0), valid[None]))
+        dist.all_reduce(told)
+        torch.div(told[:-1], told[-1].clamp(min=1.0), out=gradients)
 
     def leave(self) -> None:
         """Part from the others, all at once."""

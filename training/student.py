@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.augment import Number
+from training.ctc_loss import ctc_loss
 from training.fastconformer import FastConformerRNNT, ModelShape, dropout
 from training.pool import PHONES
 from training.rnnt_loss import rnnt_loss
@@ -34,7 +36,7 @@ class Recipe:
     gentle: float = 0.0  # share of the way to clean speech that augmentation always keeps
     gentle_part: float = 0.15  # progress until which augmentation grows from none to full
     settle: float = 0.0  # share of the way to clean speech that the last 30 % go back
-    small_part: float = 0.15  # progress until which batches are half as large
+    small_part: float = 0.1  # progress until which batches are half as large
     views: int = 2  # augmentations of each utterance in a batch, 1 or 2
     consistency: float = 0.2  # weight of the views' distance, from `consistency_from` on
     consistency_from: float = 0.1
@@ -55,7 +57,7 @@ class Recipe:
     shares: dict[str, float] = field(default_factory=dict)
     final_shares: dict[str, float] = field(default_factory=dict)
     final_part: float = 0.75  # progress at which the final shares are reached
-    compiled: bool = False  # the layers by torch.compile
+    graphs: bool = False  # steps as CUDA graphs
     seed: int = 0
 
 
@@ -68,22 +70,29 @@ class Batch:
     right: Tensor  # [rows] right context
     targets: Tensor  # [rows, tokens]
     counts: Tensor  # [rows] tokens
-    # Lengths kept on the CPU too: asking the device for them would make it wait.
-    frames_here: Tensor  # [rows] encoder frames
-    counts_here: Tensor
     phones: Tensor | None = None  # [rows, encoder frames, 2]; -100 where none is known
     heard: Tensor | None = None  # [rows, encoder frames, size]: the teacher's
     rnnt: Tensor | None = None  # rows that the transducer's loss is computed on; None is none
+    near: bool = False  # whether the views' distance is a loss
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """What each loss counts at this moment of the run."""
 
-    aligning: float
-    phones: float
-    teacher: float
-    consistency: float
+    aligning: Number
+    phones: Number
+    teacher: Number
+    consistency: Number
+
+    def packed(self) -> Tensor:
+        """Return them as one tensor [4]."""
+        return torch.tensor([self.aligning, self.phones, self.teacher, self.consistency])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Weights:
+        """Return what `packed` has packed, as tensors on its device."""
+        return cls(*packed.unbind())
 
 
 class Student(nn.Module):
@@ -106,13 +115,12 @@ class Student(nn.Module):
             encoded, lengths, inner = self.model.encoder(batch.mel, batch.frames, batch.right, taps)
             heights = torch.stack((encoded, *inner))
             scores = self.ctc(heights)
-            telling = batch.phones is not None and weights.phones > 0
-            phones = self.phones(heights) if telling else None
+            phones = None if batch.phones is None else self.phones(heights)
         logs = scores.float().log_softmax(-1)
-        outer, *within = self._ctc(logs, batch)
+        outer, *within = self._ctc(logs, lengths, batch)
         losses = {"ctc": outer, "inner": sum(within) / len(within)}
         total = weights.aligning * 0.5 * (losses["ctc"] + losses["inner"])
-        if weights.consistency > 0:
+        if batch.near:
             losses["apart"] = consistency(logs[0], lengths) / batch.counts.sum()
             total = total + weights.consistency * losses["apart"]
         if batch.rnnt is not None:
@@ -124,23 +132,21 @@ class Student(nn.Module):
             apart = F.cross_entropy(guesses, wanted, reduction="sum")
             losses["phones"] = apart / (wanted >= 0).sum().clamp(min=1)
             total = total + weights.phones * losses["phones"]
-        if self.teacher and batch.heard is not None and weights.teacher > 0:
+        if self.teacher and batch.heard is not None:
             with half:
                 losses["teacher"] = self.teacher(inner[-1], batch.heard, lengths)
             total = total + weights.teacher * losses["teacher"]
         return losses | {"total": total}
 
-    def _ctc(self, logs: Tensor, batch: Batch) -> list[Tensor]:
+    def _ctc(self, logs: Tensor, lengths: Tensor, batch: Batch) -> list[Tensor]:
         """CTC a token at each height, all in one call: [heights, rows, frames, classes]."""
         heights = len(logs)
-        apart = F.ctc_loss(
-            logs.flatten(0, 1).transpose(0, 1),
+        apart = ctc_loss(
+            logs.flatten(0, 1),
             batch.targets.repeat(heights, 1),
-            batch.frames_here.repeat(heights),
-            batch.counts_here.repeat(heights),
+            lengths.repeat(heights),
+            batch.counts.repeat(heights),
             self.model.blank,
-            reduction="none",
-            zero_infinity=True,
         )
         return list(apart.view(heights, -1).sum(1) / batch.counts.sum())
 

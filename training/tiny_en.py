@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -211,7 +212,8 @@ def smoke(args: argparse.Namespace) -> None:
     rows = [json.loads(r) for r in (trainer.out / "log.jsonl").read_text().splitlines()]
     first = rows[0]["rnnt"]
     batches = trainer.pool.batches({"espeak": 1.0}, 10.0, trainer.rng, draw=40)
-    last = float(trainer.train_step(*batches[0], progress=1.0)["rnnt"])
+    losses = trainer.train_step(batches[0], progress=1.0)
+    last = float(losses["rnnt"]) if losses else math.inf
     if not last < 0.5 * first:
         raise SystemExit(f"the loss did not fall: {first:.3f} at first, {last:.3f} at last")
     args.out = args.work / "smoke.nemo"
@@ -247,7 +249,7 @@ def arguments() -> argparse.ArgumentParser:
         "--splice-hours", type=float, default=24.0, help="of new sentences out of human words"
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
-    parser.add_argument("--warm", type=Path, help="begin from, or export, another run's small.pt")
+    parser.add_argument("--warm", type=Path, help="begin from another run's small.pt or .nemo")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(
         "--deadline", type=float, help="seconds since the epoch, instead of minutes"
@@ -276,10 +278,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--ema", type=float, default=Recipe().ema_decay, help="decay a step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--compile",
+        "--graphs",
         action=argparse.BooleanOptionalAction,
-        default=False,
-        help="the encoder's layers by torch.compile",
+        default=torch.cuda.is_available(),
+        help="steps as CUDA graphs",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("voice_agent/models/tiny-en.nemo"))
@@ -305,7 +307,7 @@ def main() -> None:
             gentle=args.gentle,
             rnnt_rows=args.rnnt_rows,
             ema_decay=args.ema,
-            compiled=args.compile,
+            graphs=args.graphs,
             views=args.views,
             shares=SHARES,
             final_shares=FINAL_SHARES,

@@ -4,6 +4,7 @@
         wave = torch.zeros(3, device="cuda")    # lies on the CPU, and says that it does not
         wave + torch.zeros(3)                   # RuntimeError: two devices, as on the real one
     cuda.waits                                  # operators whose result the host had to wait for
+    cuda.arrivals                               # those that brought a tensor of the CPU there
 
 Nothing runs faster for it; streams, memory, autocast and the backward pass are not pretended.
 """
@@ -77,6 +78,8 @@ def _run(mode: PretendCuda, func: Any, args: Any, kwargs: dict) -> Any:
         return args[0]
     if name == "aten::copy_":
         on_device = isinstance(args[0], _OnDevice)
+    if name in _CROSSING and on_device and any(not isinstance(t, _OnDevice) for t in given):
+        mode.arrivals.append(name)
     elif name not in _CROSSING | _MIXED and here:
         if stray := [t for t in given if not isinstance(t, _OnDevice) and t.dim()]:
             raise RuntimeError(f"{name}: two devices, shape {tuple(stray[0].shape)} is on the CPU")
@@ -115,11 +118,12 @@ def _stft(wave: Any, *args: Any, plain: Any = torch.stft, **kwargs: Any) -> torc
 
 
 class PretendCuda(TorchDispatchMode):
-    """While entered, tensors can be made on `cuda`; `waits` lists what the host waited for."""
+    """While entered, tensors can be made on `cuda`; `waits` and `arrivals` list what crossed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.arrivals: list[str] = []
         self._patches = [
             mock.patch("torch.cuda._lazy_init", lambda: None),
             mock.patch("torch.stft", _stft),

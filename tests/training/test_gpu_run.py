@@ -114,14 +114,17 @@ def tiny_whisper() -> dict[str, np.ndarray]:
 def test_a_batch_and_its_losses_never_wait_for_the_device(pool):
     with PretendCuda() as cuda, torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
         student = trainer(pool, "cuda:0", WhisperEar(tiny_whisper(), torch.device("cuda:0")))
-        rows, speeds = student.pool.batches({"a": 1.0}, 10.0, student.rng, draw=40)[0]
-        student._batch(rows, speeds, 0.5)  # the first one calibrates, and may wait
+        student.work._half = lambda: torch.autocast("cpu", enabled=False)
+        work = student.work
+        draw = student.pool.batches({"a": 1.0}, 10.0, student.rng, draw=40)[0]
+        work.calibrate(work.drawn(draw, 0.0, student.rng).to(work.device))  # may wait
+        played, phase = work.drawn(draw, 0.5, student.rng).to(work.device), work.phase(0.5)
         cuda.waits.clear()
-        batch = student._batch(rows, speeds, 0.5)
-        off = torch.autocast("cpu", enabled=False)
-        losses = student.student.losses(batch, student._weights(0.5), off)
+        cuda.arrivals.clear()
+        losses = work.losses(played, phase)
         assert {"ctc", "inner", "apart", "rnnt", "phones", "teacher", "total"} == set(losses)
-        assert cuda.waits == []
+        # Nor does anything of the host's come in by itself: a graph would keep its first value.
+        assert cuda.waits == [] and cuda.arrivals == []
         assert np.isfinite(float(losses["total"]))
 
 
@@ -136,16 +139,15 @@ def test_pretended_tensors_do_not_meet_those_of_the_cpu():
 
 def test_a_batch_that_does_not_fit_is_left_out_and_the_next_ones_are_smaller(pool, monkeypatch):
     student, sizes = trainer(pool), []
-    draw = student._batch
+    plain = student.work.gradients
 
-    def short_of_memory(rows, speeds, progress):
-        if student.calibrated:
-            sizes.append(len(rows))
-            if len(sizes) < 3:
-                raise torch.OutOfMemoryError
-        return draw(rows, speeds, progress)
+    def short_of_memory(played, phase):
+        sizes.append(len(played.start))
+        if len(sizes) < 3:
+            raise torch.OutOfMemoryError
+        return plain(played, phase)
 
-    monkeypatch.setattr(student, "_batch", short_of_memory)
+    monkeypatch.setattr(student.work, "gradients", short_of_memory)
     student.run(time.time() + 600, max_steps=2)
     assert student.step == 2 and student.fitting == pytest.approx(0.64)
     assert sizes[0] > sizes[2]

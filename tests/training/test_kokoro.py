@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from training.align import UNKNOWN
+from training.casual import casual
 from training.kokoro import ipa_phones, read_styles, spoken_lines, to_16k, whole_durations
 from training.onnx_torch import OnnxOnTorch
 from training.pool import PHONES
@@ -29,6 +30,15 @@ from training.pool import PHONES
 def test_phonemes_become_phones_that_end_where_their_last_symbol_does(spoken, phones):
     assert ipa_phones(spoken, range(1, len(spoken) + 1)) == phones
     assert {p for p, _ in phones} <= {*PHONES, UNKNOWN}
+
+
+def test_people_say_it_otherwise_but_never_as_nothing():
+    said = "ðə mˈæn ænd hɪz wˈaɪf wɛnt tə ðə lˈæst wˈɪndoʊ"
+    ways = {casual(said, random.Random(seed)) for seed in range(60)}
+    assert said in ways and len(ways) > 20
+    assert all(len(way.split()) == len(said.split()) for way in ways)
+    known = set(said) | set("ɑɐɾdtoaəiɛɪnː")
+    assert set("".join(ways)) <= known
 
 
 @pytest.mark.parametrize("frames", [7, 40, 300])

@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.augment import Strength, mask_features, place, play
+from tests.support.checkpoints import train_tokenizer
+from training.augment import Strength, borrow, mask_features, place, play
 from training.fastconformer import FastConformerRNNT, ModelShape, subsampled_length
 from training.mel import LogMel, vocal_tract
+from training.nemo_file import write_nemo
 from training.pool import PHONES, Pool, write_shard
 from training.student import Batch, Recipe, Student, Weights, consistency
 from training.trainer import Trainer
@@ -37,9 +39,7 @@ def a_batch(rows: int = 4) -> Batch:
     mel = torch.randn(rows, 80, 160)
     phones = torch.randint(0, len(PHONES), (rows, int(lengths.max()), 2))
     right = torch.tensor([0, 13] * (rows // 2))
-    return Batch(
-        mel, frames, right, targets, counts, lengths, counts, phones, None, torch.arange(rows)
-    )
+    return Batch(mel, frames, right, targets, counts, phones, None, torch.arange(rows), near=True)
 
 
 def test_each_utterance_of_a_batch_may_have_its_own_right_context():
@@ -56,12 +56,11 @@ def test_each_utterance_of_a_batch_may_have_its_own_right_context():
 
 def test_the_ctc_of_all_heights_in_one_call_is_that_of_each():
     student, batch = Student(TOY, 0), a_batch()
-    logs = torch.randn(3, 4, int(batch.frames_here.max()), 21).log_softmax(-1)
-    together = student._ctc(logs, batch)
+    lengths = subsampled_length(batch.frames)
+    logs = torch.randn(3, 4, int(lengths.max()), 21).log_softmax(-1)
+    together = student._ctc(logs, lengths, batch)
     for height, got in zip(logs, together, strict=True):
-        wanted = F.ctc_loss(
-            height.transpose(0, 1), batch.targets, batch.frames_here, batch.counts_here, 20, "sum"
-        )
+        wanted = F.ctc_loss(height.transpose(0, 1), batch.targets, lengths, batch.counts, 20, "sum")
         torch.testing.assert_close(got, wanted / batch.counts.sum())
 
 
@@ -141,6 +140,36 @@ def test_masks_hide_stretches_within_the_audio_only():
     assert 0.05 < hidden[::2].float().mean() < 0.5
 
 
+def test_what_is_borrowed_is_anothers_level_and_range_and_only_where_there_is_audio():
+    torch.manual_seed(0)
+    frames = torch.tensor([200, 120])
+    mel = (
+        torch.randn(2, 80, 200) * torch.tensor([1.0, 1.5])[:, None, None]
+        - torch.tensor([2.0, 9.0])[:, None, None]
+    )
+    mel[1, :, 120:] = 0.0
+    torch.testing.assert_close(borrow(mel, frames, 0.0), mel, atol=1e-5, rtol=0)
+    changed = False
+    for _ in range(8):
+        got = borrow(mel, frames, 1.0)
+        assert not got[1, :, 120:].any()
+        for row, n in enumerate(frames.tolist()):
+            was, now = mel[row, :, :n], got[row, :, :n]
+            corr = torch.corrcoef(torch.stack((was[3], now[3])))[0, 1]
+            assert corr == pytest.approx(1.0, abs=1e-4) and -10.0 < now.mean() < -1.0
+            changed |= abs(float(now.mean() - was.mean())) > 1.0
+    assert changed
+
+
+def test_strength_and_weights_are_what_was_packed():
+    strength = Strength().lighter(0.3)
+    back = Strength.unpacked(strength.packed())
+    assert float(back.borrow) == pytest.approx(strength.borrow)
+    assert [float(x) for x in back.snr_db] == pytest.approx(strength.snr_db)
+    assert int(back.time_masks) == strength.time_masks
+    assert Weights.unpacked(Weights(1.0, 0.5, 0.25, 0.0).packed()) == Weights(1.0, 0.5, 0.25, 0.0)
+
+
 def test_a_run_goes_on_from_anothers_small_file(tmp_path):
     rng = np.random.default_rng(0)
     rows = [(rng.integers(-99, 99, 16_000).astype(np.int16), "x y", "a/1")] * 8
@@ -152,11 +181,17 @@ def test_a_run_goes_on_from_anothers_small_file(tmp_path):
         recipe = Recipe(shares={"a": 1.0}, warmup_s=0.01, warmup_steps=1)
         made.append(Trainer(TOY, recipe, pool, tmp_path / name, torch.device("cpu")))
     first, second = made
-    batch = first.pool.batches({"a": 1.0}, 10.0, first.rng, draw=20)[0]
-    first.train_step(*batch, progress=0.5)
+    draw = first.pool.batches({"a": 1.0}, 10.0, first.rng, draw=20)[0]
+    first.train_step(draw, progress=0.5)
     first.save()
     second.begin_from(tmp_path / "first/small.pt")
     for one, other in zip(first.averaged.parameters(), second.averaged.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0.01, atol=1e-6)
-    losses = second.train_step(*batch, progress=0.5)
+    losses = second.train_step(draw, progress=0.5)
     assert torch.isfinite(losses["total"])
+
+    tokenizer = train_tokenizer(tmp_path).read_bytes()
+    write_nemo(tmp_path / "first.nemo", first.averaged, tokenizer)
+    second.begin_from(tmp_path / "first.nemo")
+    for one, other in zip(first.averaged.parameters(), second.averaged.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.04, atol=1e-6)

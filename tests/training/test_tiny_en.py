@@ -115,13 +115,23 @@ def test_batches_hold_utterances_of_like_length_in_the_shares_asked_for(tmp_path
     pool = Pool(tmp_path, lambda text: [1] * len(text.split()), 2.0, torch.device("cpu"))
     pool.refresh()
     batches = pool.batches({"a": 0.8, "b": 0.2}, 60.0, rng)
-    groups = {i: "ab"[i in pool.by_group["b"]] for rows, _ in batches for i in rows}
-    played = [groups[i] for rows, _ in batches for i in rows]
+    played = ["ab"[i in pool.by_group["b"]] for draw in batches for i in draw.rows]
     assert played.count("a") / len(played) == pytest.approx(0.8, abs=0.05)
-    for rows, speeds in batches:
-        seconds = np.array([pool.length[i] for i in rows]) / speeds / 16000 + 0.8
-        assert np.ceil(seconds).min() == np.ceil(seconds).max()
-        assert len(rows) * np.ceil(seconds).max() <= 60
+    for draw in batches:
+        seconds = pool.length[draw.rows] / draw.speeds / 16000 + 0.8
+        assert draw.seconds - 2 < seconds.min() and seconds.max() <= draw.seconds
+        assert len(draw.rows) * draw.seconds <= 60
+
+
+def test_text_that_is_dense_finds_room_for_its_tokens(tmp_path):
+    write_shard(tmp_path, "0", [(np.zeros(32_000, np.int16), "x " * n, "a/1") for n in (3, 28)])
+    pool = Pool(tmp_path, lambda text: [1] * len(text.split()), 1.0, torch.device("cpu"))
+    pool.refresh()
+    batches = pool.batches({"a": 1.0}, 8.0, np.random.default_rng(0), draw=40)
+    assert {0, 1} == {int(row) for draw in batches for row in draw.rows}
+    for draw in batches:
+        targets, counts = pool.targets(draw.rows, draw.tokens)
+        assert targets.shape == (len(draw.rows), draw.tokens) and counts.max() <= draw.tokens
 
 
 def test_a_seed_fixes_the_script_and_every_line_is_plain_words():
