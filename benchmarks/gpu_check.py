@@ -40,6 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "bfloat16, int8 weights": {"dtype": torch.bfloat16, "weights": "int8"},
     "bfloat16, int8 K and V": {"dtype": torch.bfloat16, "kv": "int8"},
     "bfloat16, int8 both": {"dtype": torch.bfloat16, "weights": "int8", "kv": "int8"},
+    "float16, int8 both": {"dtype": torch.float16, "weights": "int8", "kv": "int8"},
 }
 
 

@@ -284,7 +284,8 @@ class FusedStep:
 
         def product(y: torch.Tensor, w: Weight, name: str, act: str = "") -> torch.Tensor:
             n, k = w.data.shape
-            how = tile(rows, n, k, wide=self._wide, parts=w.parts)
+            eight = w.rounds(y.dtype)
+            how = tile(rows, n, k, wide=self._wide, parts=w.parts, eight=eight)
             if how.apart:
                 out = self.scratch("parts", torch.float32, w.parts, rows, n)
             else:
