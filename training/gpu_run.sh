@@ -106,12 +106,15 @@ start() {
     # The first batches are drawn by shares: without Kokoro they would be the other voices alone.
     if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] && [ -e "${WARM:-$POOL}" ] &&
         compgen -G "$POOL/kokoro-*.json" >/dev/null; then
-        begin train "$PYTHON" -m torch.distributed.run --nnodes 1 --nproc-per-node "$TRAINERS" \
-            --master-addr 127.0.0.1 --master-port "${PORT:-29511}" -m training.tiny_en --stage train --work "$WORK" \
+        # Graphs keep their memory to themselves, and their shapes are few.
+        PYTORCH_CUDA_ALLOC_CONF=${GRAPHS:+expandable_segments:True} \
+            begin train "$PYTHON" -m torch.distributed.run --nnodes 1 \
+            --nproc-per-node "$TRAINERS" --master-addr 127.0.0.1 --master-port "${PORT:-29511}" \
+            -m training.tiny_en --stage train --work "$WORK" --device "$DEVICE" \
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
             --ema 0.9995 --deadline "$(($(cat "$WORK/began") + MINUTES * 60))" \
             --pool-hours "$POOL_HOURS" --evaluate-every "$EVALUATE" --seed "$SEED" \
-            --device "$DEVICE" ${GRAPHS:+--"$GRAPHS"-graphs} ${RATE:+--rate "$RATE"} ${WARM:+--warm "$WARM"}
+            ${GRAPHS:+--"$GRAPHS"-graphs} ${RATE:+--rate "$RATE"} ${WARM:+--warm "$WARM"}
     fi
 }
 

@@ -14,6 +14,10 @@ from torch import Tensor
 from training.step import Phase, Played, Step
 
 
+class CaptureFailed(RuntimeError):
+    """A step does something that no graph can hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Captured:
     graph: torch.cuda.CUDAGraph
@@ -46,6 +50,9 @@ class Graphs:
         Args:
             played: on the CPU.
             phase: which losses there are.
+
+        Raises:
+            CaptureFailed: only one by one can these steps be taken.
         """
         key = played.shapes(), phase
         if key not in self._made:
@@ -68,6 +75,11 @@ class Graphs:
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         # Other threads ask the device about collectives meanwhile, which is none of the capture's.
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            losses = self.step.gradients(there, phase)
+        try:
+            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+                losses = self.step.gradients(there, phase)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CaptureFailed(str(error)) from error
         return _Captured(graph, there, losses)

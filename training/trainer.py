@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from training.fastconformer import FastConformerRNNT, ModelShape
-from training.graphs import Graphs
+from training.graphs import CaptureFailed, Graphs
 from training.mel import SAMPLE_RATE
 from training.nemo_file import read_weights
 from training.pool import Draw, Pool
@@ -176,7 +176,11 @@ class Trainer:
         played, phase = self.work.drawn(draw, progress, self.rng), self.work.phase(progress)
         try:
             if self.graphs is not None:
-                return self.graphs.gradients(played, phase)
+                try:
+                    return self.graphs.gradients(played, phase)
+                except CaptureFailed as failed:
+                    self.graphs = None
+                    self._log({"step": self.step, "without_graphs": str(failed)})
             return self.work.gradients(played.to(self.device), phase)
         except torch.OutOfMemoryError:
             if self.fitting < 0.2:

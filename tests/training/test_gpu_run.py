@@ -14,6 +14,7 @@ import torch
 
 from tests.support.pretend_cuda import PretendCuda
 from tests.training.test_student import TOY
+from training.graphs import CaptureFailed
 from training.pool import Pool, write_shard
 from training.student import Recipe
 from training.teacher import WhisperEar
@@ -151,6 +152,21 @@ def test_a_batch_that_does_not_fit_is_left_out_and_the_next_ones_are_smaller(poo
     student.run(time.time() + 600, max_steps=2)
     assert student.step == 2 and student.fitting == pytest.approx(0.64)
     assert sizes[0] > sizes[2]
+
+
+def test_a_step_that_no_graph_can_hold_is_taken_without_and_that_is_said(pool):
+    class Refusing:
+        def ready(self, played, phase):
+            return False
+
+        def gradients(self, played, phase):
+            raise CaptureFailed("there is an item() in it")
+
+    student = trainer(pool)
+    student.graphs = Refusing()
+    student.run(time.time() + 600, max_steps=2)
+    assert student.step == 2 and student.graphs is None
+    assert '"without_graphs": "there is an item() in it"' in (student.out / "log.jsonl").read_text()
 
 
 def test_a_run_that_left_only_its_small_file_can_be_exported(pool, tmp_path):
