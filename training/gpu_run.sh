@@ -101,7 +101,7 @@ start() {
         for i in 1 2 3; do voice "joe-$i" "$((SEED * 100 + 10 + i))" joe "${OTHERS:-2}" cpu; done
     fi
     if [ -e "$POOL/human.json" ]; then
-        begin splice "$PYTHON" -m training.splice --pool "$POOL" --hours "${OTHERS:-20}" --seed "$SEED"
+        begin splice "$PYTHON" -m training.splice --pool "$POOL" --hours "${OTHERS:-40}" --seed "$SEED"
     fi
     # The first batches are drawn by shares: without Kokoro they would be the other voices alone.
     if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] && [ -e "${WARM:-$POOL}" ] &&

@@ -1,7 +1,8 @@
 """New sentences out of the human clips: stretches of words of different people, joined.
 
 There is little human speech with a transcript. Its sentences are few enough to be learnt by heart,
-which teaches a recogniser nothing; the same words in ever new company have to be listened to.
+which teaches a recogniser nothing; the same words in ever new company have to be listened to. Each
+stretch is played at a speed of its own, which moves pitch and formants too: another speaker.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from training.pool import write_shard
 
 FADE = SAMPLE_RATE // 250  # 4 ms
 PAUSE_S = 0.06  # from which a gap between two words counts as a pause
+SPEEDS = (0.85, 1.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +49,23 @@ def _piece(clip: Aligned, r: random.Random) -> tuple[np.ndarray, list[str], list
     cuts, readily = clip.cuts(), clip.pauses()
     count = len(clip.words)
     first = r.choices(range(count), readily[:-1])[0]
-    most = min(count - first, r.choice([3, 5, 8, 12]))
+    most = min(count - first, r.choice([2, 3, 5, 8, 12]))
     ends = range(first + 1, first + most + 1)
     last = r.choices(list(ends), [readily[e] * (e - first) for e in ends])[0]
     begin, end = cuts[first], cuts[last]
-    audio = clip.audio[begin:end].astype(np.float32)
+    speed = r.uniform(*SPEEDS)
+    at = np.arange(0.0, end - begin - 1, speed)
+    audio = np.interp(at, np.arange(end - begin), clip.audio[begin:end]).astype(np.float32)
     fade = min(FADE, len(audio) // 2)
     if fade:
         ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
         audio[:fade] *= ramp
         audio[-fade:] *= ramp[::-1]
-    phones = [(p, min(e, end) - begin) for p, e in clip.phones if e > begin]
     kept = []
-    for phone, ends_at in phones:
-        kept.append((phone, ends_at))
-        if ends_at >= end - begin:
+    for phone, ends_at in clip.phones:
+        if ends_at > begin:
+            kept.append((phone, min(len(audio), round((ends_at - begin) / speed))))
+        if ends_at >= end:
             break
     return audio.astype(np.int16), [w for w, _, _ in clip.words[first:last]], kept
 

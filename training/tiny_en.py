@@ -37,21 +37,21 @@ from training.trainer import Trainer
 # People are less than a third of what is played to the end: more of them is learnt by heart.
 SHARES = {
     "reading": 0.05,
-    "splice": 0.12,
+    "splice": 0.16,
     "accent": 0.01,
     "orders": 0.03,
     "digits": 0.02,
-    "kokoro": 0.6,
+    "kokoro": 0.56,
     "joe": 0.05,
     "pico": 0.05,
     "flite": 0.06,
     "espeak": 0.01,
 }
 FINAL_SHARES = SHARES | {
-    "reading": 0.08,
-    "splice": 0.15,
+    "reading": 0.07,
+    "splice": 0.2,
     "orders": 0.04,
-    "kokoro": 0.57,
+    "kokoro": 0.53,
     "flite": 0.03,
     "pico": 0.03,
 }
@@ -246,7 +246,7 @@ def arguments() -> argparse.ArgumentParser:
         help="find what is said when, by forced alignment; needs PocketSphinx and Flite",
     )
     parser.add_argument(
-        "--splice-hours", type=float, default=24.0, help="of new sentences out of human words"
+        "--splice-hours", type=float, default=40.0, help="of new sentences out of human words"
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
     parser.add_argument("--warm", type=Path, help="begin from another run's small.pt or .nemo")

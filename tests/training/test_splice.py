@@ -77,8 +77,9 @@ def test_what_is_spliced_says_what_its_text_says():
         w: 1000 * n + i + 1 for n, c in enumerate(clips, 1) for i, (w, _, _) in enumerate(c.words)
     }
     for audio, text, voice, phones in itertools.islice(spliced(clips, seed=3), 50):
-        loud = audio[np.abs(audio.astype(int)) > 1000]
-        heard = [v for v, _ in itertools.groupby(loud.tolist()) if v in value.values()]
+        runs = [(v, len(list(run))) for v, run in itertools.groupby(audio.tolist())]
+        # Between two words the speed leaves a sample of something else.
+        heard = [v for v, samples in runs if v in value.values() and samples > 2]
         # Two pieces may meet at the same word: a group then stands for both.
         wanted = [v for v, _ in itertools.groupby([value[w] for w in text.split()])]
         assert [v for v, _ in itertools.groupby(heard)] == wanted
