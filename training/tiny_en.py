@@ -297,6 +297,7 @@ def main() -> None:
     if args.smoke:
         smoke(args)
         return
+    args.work.mkdir(parents=True, exist_ok=True)
     began = time.time()
     if args.stage in ("data", "all"):
         make_data(args)

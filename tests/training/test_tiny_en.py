@@ -158,6 +158,17 @@ def test_the_mel_bank_of_training_is_the_engines(toy):
     torch.testing.assert_close(torch.from_numpy(mel_bank(80)), wanted, atol=1e-7, rtol=1e-5)
 
 
+def test_measuring_makes_the_folder_that_its_rows_go_to(monkeypatch, tmp_path):
+    """Else minutes of measuring are lost at the last line."""
+    from training import tiny_en, tiny_en_card
+
+    monkeypatch.setattr(tiny_en_card, "evaluate", lambda model, clips, out: out.write_text("[]"))
+    command = f"tiny_en --stage eval --work {tmp_path}/out/eval --speech {tmp_path}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    tiny_en.main()
+    assert (tmp_path / "out/eval/eval.json").read_text() == "[]"
+
+
 def test_smoke_the_loss_falls_and_the_export_opens(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "training.tiny_en", "--smoke", "--work", str(tmp_path)],

@@ -50,7 +50,7 @@ KNOWN = {
             "embedded",
             "tiny-en.nemo",
             ("en",),
-            "cache-aware FastConformer-RNNT, 7 M parameters; for demonstrations and tests",
+            "cache-aware FastConformer-RNNT, 12 M parameters; for demonstrations and tests",
         ),
         ModelInfo(
             "tiny-kn",
