@@ -53,6 +53,8 @@ class Trainer:
         self.graphs = Graphs(self.work) if recipe.graphs else None
         self.averaged = FastConformerRNNT(shape).to(device).eval()
         self.averaged.load_state_dict(self.student.model.state_dict())
+        both = (self.averaged, self.student.model)
+        self._averaging = [list(model.parameters()) for model in both]
         flat = [p for p in self.work.trained if p.dim() < 2]
         wide = [p for p in self.work.trained if p.dim() >= 2]
         self.optimizer = torch.optim.AdamW(
@@ -160,9 +162,7 @@ class Trainer:
             self.optimizer.step()
         decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.student.model.parameters()), 1 - decay
-            )
+            torch._foreach_lerp_(*self._averaging, 1 - decay)
         self.step += 1
         if losses is None:
             return None
