@@ -55,8 +55,9 @@ FINAL_SHARES = SHARES | {
     "flite": 0.03,
     "pico": 0.03,
 }
-# 1,024 tokens leave less room for words that do not exist; a smaller predictor pays for them.
-SHAPE = ModelShape(vocab_size=1024, pred_hidden=192)
+# 1,024 tokens leave less room for words that do not exist; a smaller predictor pays for them. It is
+# as wide as the joint, because transformers has one width for both.
+SHAPE = ModelShape(vocab_size=1024, pred_hidden=224, joint_hidden=224)
 SMOKE_SHAPE = ModelShape(
     d_model=32,
     n_layers=2,

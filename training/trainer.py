@@ -93,13 +93,18 @@ class Trainer:
         """Take the weights of another run; the optimiser starts afresh.
 
         Args:
-            path: its `small.pt`, or a `.nemo` file, which lacks what only training needs.
+            path: its `small.pt`, or a `.nemo` file, which lacks what only training needs. What has
+                another shape here is learnt anew, and told.
         """
         if path.suffix == ".nemo":
-            self.student.model.load_state_dict(read_weights(path))
+            saved = {f"model.{name}": tensor for name, tensor in read_weights(path).items()}
         else:
             saved = torch.load(path, map_location=self.device, weights_only=True)
-            self.student.load_state_dict({name: t.float() for name, t in saved.items()})
+        mine = self.student.state_dict()
+        taken = {n: t.float() for n, t in saved.items() if n in mine and t.shape == mine[n].shape}
+        self.student.load_state_dict(taken, strict=False)
+        if anew := sorted(mine.keys() - taken.keys()):
+            self._log({"begin_from": path.name, "anew": anew})
         self.averaged.load_state_dict(self.student.model.state_dict())
         self.calibrated = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -195,3 +196,19 @@ def test_a_run_goes_on_from_anothers_small_file(tmp_path):
     second.begin_from(tmp_path / "first.nemo")
     for one, other in zip(first.averaged.parameters(), second.averaged.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0.04, atol=1e-6)
+
+    wider = replace(TOY, pred_hidden=24)
+    third = Trainer(wider, recipe, pool, tmp_path / "third", torch.device("cpu"))
+    fresh = third.student.model.joint.pred.weight.clone()
+    third.begin_from(tmp_path / "first.nemo")
+    torch.testing.assert_close(
+        third.averaged.encoder.state_dict(),
+        first.averaged.encoder.state_dict(),
+        rtol=0.04,
+        atol=1e-6,
+    )
+    assert torch.equal(third.averaged.joint.pred.weight, fresh)
+    told = json.loads((tmp_path / "third/log.jsonl").read_text())
+    assert (
+        "model.joint.pred.weight" in told["anew"] and "model.joint.enc.weight" not in told["anew"]
+    )
