@@ -12,8 +12,8 @@
 # stage can be repeated: it begins nothing twice, but what ends badly is tried again. State is in
 # $WORK.
 #   MINUTES  from the first stage here to the end of training, however late training begins
-#   TRAINERS GPUs that training takes               VOICES_AT GPU of the voices, counted from 0
-#   KOKOROS  processes on that GPU                  HOURS    that each of them makes
+#   TRAINERS GPUs that training takes               VOICES_AT GPUs of the voices: "2 3", say
+#   KOKOROS  processes on those GPUs                HOURS    that each of them makes
 #   OTHERS   hours of each other voice, if not theirs
 #   BATCH    seconds of audio in a step, on a GPU   WARM     small.pt of an earlier run
 #   GRAPHS   no: steps without CUDA graphs          EVALUATE seconds from one evaluation to the next
@@ -60,11 +60,14 @@ end() { # end NAME...: for good, with all that it began
 voice() { # voice NAME SEED VOICES HOURS DEVICE
     # The last third of training has its device to itself; where voices have one of their own, they
     # go on for longer, but what is made at the very end is hardly played.
-    local part=$((VOICES_AT < TRAINERS ? 40 : 52))
+    local at=($VOICES_AT) turn=0
+    local part=$((at[0] < TRAINERS ? 40 : 52))
     local left=$(($(cat "$WORK/began") + MINUTES * part - $(date +%s)))
     if [ "$left" -lt 60 ]; then return; fi
+    if [[ $1 =~ -([0-9]+)$ ]]; then turn=$((BASH_REMATCH[1] % ${#at[@]})); fi
     # Another try is another seed: what the one before has made stays, and is not made again.
-    CUDA_VISIBLE_DEVICES=$VOICES_AT begin "$1" "$PYTHON" -m training.synthesise --voices "$3" --pool "$POOL" --seed "{}$2" \
+    CUDA_VISIBLE_DEVICES=${at[turn]} begin "$1" "$PYTHON" -m training.synthesise \
+        --voices "$3" --pool "$POOL" --seed "{}$2" \
         --books "$IN/speech/text/librispeech_train_clean_100.txt" --examples "$IN/examples.txt" \
         --files "$IN/files" --minutes "$((left / 60))" --hours "$4" --device "$5" --shard-seconds 400
 }

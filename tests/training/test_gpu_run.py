@@ -190,3 +190,31 @@ def test_stages_need_no_package_of_ours_before_the_wheels_are_there(tmp_path):
     command = [sys.executable, "-I", "-S", "-c", program, str(SCRIPT.parents[1]), "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "--into" in done.stdout, done.stderr
+
+
+def test_voices_take_their_gpus_in_turn_and_leave_in_time(tmp_path):
+    """Two GPUs of their own, the third and the fourth, which they may keep for longer."""
+    begun = "echo $1 at $CUDA_VISIBLE_DEVICES for $(echo $* | sed 's/.*minutes //; s/ .*//')"
+    script = f"""set -eu
+        begin() {{ {begun}; }}
+        {source("voice")}
+        voice kokoro-1 1 kokoro 1 cuda
+        voice kokoro-2 2 kokoro 1 cuda
+        voice flite 3 flite 1 cpu
+        TRAINERS=3 VOICES_AT=0
+        voice kokoro-1 1 kokoro 1 cuda"""
+    (tmp_path / "began").write_text(str(int(time.time()) - 20))
+    environment = os.environ | {
+        "WORK": str(tmp_path),
+        "IN": "in",
+        "POOL": "pool",
+        "PYTHON": "python",
+    }
+    environment |= {"TRAINERS": "2", "VOICES_AT": "2 3", "MINUTES": "30"}
+    said = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert said.stdout.split("\n")[:4] == [
+        "kokoro-1 at 3 for 25",
+        "kokoro-2 at 2 for 25",
+        "flite at 2 for 25",
+        "kokoro-1 at 0 for 19",
+    ], said.stderr
