@@ -84,7 +84,7 @@ def utterances(
         accent = "en-us" if args.seed % 3 else "en-gb-x-rp"
         voice = KokoroBatch(args.files / "kokoro", _device(args.device, share=0.1), accent)
         # One draw gives some hours; without a GPU that would be days before the first shard.
-        lines = 4000 if args.device == "cuda" else 40
+        lines = 8000 if args.device == "cuda" else 40
         return spoken_lines(voice, script.line, draw, lines)
     return _one_by_one(load_voice(name, args.files, args.device), script, draw)
 

@@ -91,7 +91,7 @@ class Mute:
 def test_lines_are_spoken_with_others_of_their_length_and_none_is_lost():
     texts = ["aaa", "bbbb", "ccc", "dddd", "eee", "x" * 300]
     left, mute = iter(texts), Mute()
-    source = spoken_lines(mute, lambda: next(left), random.Random(1), draw=6)
+    source = spoken_lines(mute, lambda: next(left), random.Random(1), draw=24)
     heard = [next(source) for _ in range(5)]
     assert sorted(text for _, text, _, _ in heard) == sorted(texts[:5])  # the last is too long
     assert mute.failed and all(len({len(t) for t in batch}) == 1 for batch in mute.spoken)
