@@ -160,7 +160,7 @@ class Student(nn.Module):
         forgotten = torch.rand(history.shape, device=encoded.device) < forget
         with half:
             predicted, _ = model.decoder(history.masked_fill(forgotten, model.blank))
-            logits = model.joint(encoded[rows], dropout(predicted, 0.1, True))
+            logits = model.joint(encoded.index_select(0, rows), dropout(predicted, 0.1, True))
         return rnnt_loss(logits, targets, lengths[rows], counts, model.blank).sum() / counts.sum()
 
 

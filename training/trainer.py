@@ -219,10 +219,16 @@ class Trainer:
         )
         if self.graphs is not None and self.calibrated:
             # All at once: while one process captures, the others would wait for it.
-            phase = self.work.phase(progress)
+            phase, began, captured = self.work.phase(progress), time.time(), 0
             for draw in {draw.seconds: draw for draw in batches}.values():
+                if self.graphs is None:
+                    break
                 if not self.graphs.ready(self.work.drawn(draw, progress, self.rng), phase):
                     self._gradients(draw, progress)
+                    captured += 1
+            if captured:
+                took = round(time.time() - began, 1)
+                self._log({"step": self.step, "captured": captured, "seconds": took})
         return batches
 
     def run(
