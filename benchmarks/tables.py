@@ -102,7 +102,7 @@ def calls_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
             parts.append(f"| {' | '.join(map(str, cells))} |")
         parts += ["", *(f"- {line}" for line in most(rows, one_core=c["one core"]))]
         parts.append(
-            f"\nPython {c['python']}, torch {c['torch']}; commit {c['commit'][:12]}; "
+            f"\nPython {c['python']}, torch {c['torch']}; commit {_commit(c)}; "
             f"`benchmarks/results/{name}.json`:\n"
         )
         parts.append(f"```sh\n{c['command']}\n```\n")
@@ -140,11 +140,15 @@ def section(name: str, report: Mapping[str, Any]) -> str:
     machine += [f"torch {c['torch']}"]
     machine += [f"load before it {c['load']}"] if "load" in c else []
     machine += [f"{p} {c[p]}" for p in ("triton", "nemo-toolkit", "transformers") if p in c]
-    parts.append(
-        f"{', '.join(machine)}; commit {c['commit'][:12]}; `benchmarks/results/{name}.json`:\n"
-    )
+    parts.append(f"{', '.join(machine)}; commit {_commit(c)}; `benchmarks/results/{name}.json`:\n")
     parts.append(f"```sh\n{c['command']}\n```\n")
     return "\n".join(parts)
+
+
+def _commit(conditions: Mapping[str, Any]) -> str:
+    """The tree that ran: a commit in short, and whether it had changes."""
+    commit, plus, changes = conditions["commit"].partition("+")
+    return commit[:12] + plus + changes
 
 
 def ratios(rows: list[StepRow]) -> str:
