@@ -32,7 +32,7 @@ def fetch(packages: Iterable[str], folder: Path) -> None:
             try:
                 done = subprocess.run(command, cwd=where, capture_output=True, text=True)
             except FileNotFoundError as missing:
-                raise RuntimeError("the word lists need a Debian system with apt-get") from missing
+                raise RuntimeError("Debian packages need a Debian system with apt-get") from missing
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         for deb in sorted(Path(where).glob("*.deb")):

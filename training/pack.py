@@ -77,16 +77,15 @@ def wheels(tree: Path, python: str) -> None:
 def debian(tree: Path, scratch: Path) -> None:
     """Bring Flite's libraries, and sentences to speak, out of Debian's packages."""
     from training.debian_text import PACKAGES, sentences
+    from training.debian_words import fetch
 
-    names = ["libflite1", "libasound2", *PACKAGES]
-    subprocess.run(["apt-get", "-qq", "download", *names], cwd=scratch, check=True)
-    for path in scratch.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", path.name, "root"], cwd=scratch, check=True)
+    root = scratch / "root"
+    fetch(("libflite1", "libasound2", *PACKAGES), root)
     (tree / "files/flite").mkdir(parents=True, exist_ok=True)
-    libraries = {path.name: path for path in scratch.glob("root/usr/lib/*/lib*.so.*")}
+    libraries = {path.name: path for path in root.glob("usr/lib/*/lib*.so.*")}
     for name in [f"{name}.so.1" for name in FLITE] + ["libasound.so.2"]:
         shutil.copy(libraries[name].resolve(), tree / "files/flite" / name)
-    (tree / "examples.txt").write_text("\n".join(sentences(scratch / "root")) + "\n")
+    (tree / "examples.txt").write_text("\n".join(sentences(root)) + "\n")
 
 
 def kokoro(tree: Path, scratch: Path) -> None:
