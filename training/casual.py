@@ -57,10 +57,11 @@ _SWALLOWED = [
 
 
 def casual(phonemes: str, r: random.Random) -> str:
-    """Return a line of phonemes as somebody might say it.
+    """Return a line of phonemes as somebody might say it, with as many words as it has.
 
-    >>> casual("ænd", random.Random(1))
-    'ən'
+    Args:
+        phonemes: IPA, a space between words.
+        r: draws the habits, and who has none.
     """
     for habits, share in ((_ACCENTS, r.choice([0.0, 0.0, 0.08, 0.2])), (_SWALLOWED, r.random())):
         for pattern, said in habits:

@@ -34,12 +34,11 @@ class _Ctc(torch.autograd.Function):
         # Backwards it is the same recursion over the utterance turned round: one loop for both.
         back = (last - state).clamp(min=0)
         turned_skips = skips.gather(1, (back + 2).clamp(max=states - 1)) & (state >= 2)
-        turned_skips = turned_skips & (back + 2 <= last)
         turn = (frames[:, None] - 1 - torch.arange(length, device=logs.device)).clamp(min=0)
         turned = said.gather(1, turn[:, :, None].expand(-1, -1, states))
         turned = turned.gather(2, back[:, None].expand(-1, length, -1))
-        outside = torch.cat((state > last, state > last))
-        heard = torch.cat((said, turned)).masked_fill(outside[:, None], _NEVER)
+        heard = torch.cat((said, turned))
+        heard = heard.masked_fill((state > last).repeat(2, 1)[:, None], _NEVER)
         jump = torch.where(torch.cat((skips, turned_skips)), 0.0, _NEVER)
         # Two states that never are before the first one, so that every state has three before it.
         table = logs.new_full((length, 2 * batch, states + 2), _NEVER)
@@ -51,10 +50,10 @@ class _Ctc(torch.autograd.Function):
         beta = beta.gather(1, turn[:, :, None].expand(-1, -1, states))
         beta = beta.gather(2, back[:, None].expand(-1, length, -1))
 
+        # An utterance ends in its last token or in the blank after it; without tokens in the blank.
         ends = alpha.gather(1, (frames - 1)[:, None, None].expand(-1, 1, states))[:, 0]
-        ends = ends.gather(1, torch.cat((last, (last - 1).clamp(min=0)), 1))
-        ends = ends.masked_fill(torch.cat((last < 0, last < 1), 1), _NEVER)
-        total = torch.logsumexp(ends, 1)
+        in_token = ends.gather(1, (last - 1).clamp(min=0)).masked_fill(last == 0, _NEVER)
+        total = torch.logaddexp(ends.gather(1, last), in_token)[:, 0]
         possible = total > 0.1 * _NEVER
         inside = torch.arange(length, device=logs.device) < frames[:, None]
         inside = inside[:, :, None] & (state <= last)[:, None] & possible[:, None, None]

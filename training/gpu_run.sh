@@ -15,7 +15,7 @@
 #   TRAINERS GPUs that training takes               VOICES_AT GPUs of the voices: "2 3", say
 #   KOKOROS  processes on those GPUs                HOURS    that each of them makes
 #   OTHERS   hours of each other voice, if not theirs
-#   BATCH    seconds of audio in a step, on a GPU   WARM     small.pt of an earlier run
+#   BATCH    seconds of audio in a step, on a GPU   WARM     small.pt or .nemo to begin from
 #   GRAPHS   no: steps without CUDA graphs          EVALUATE seconds from one evaluation to the next
 #   RATE     peak learning rate, if not the recipe's
 set -euo pipefail

@@ -86,8 +86,8 @@ class Step:
         self.trained = list(self.student.parameters())
         # All gradients are parts of one tensor, which is averaged, measured and clipped at once.
         self.flat = torch.zeros(sum(p.numel() for p in self.trained), device=device)
-        self._parts = self.flat.split([p.numel() for p in self.trained])
-        for parameter, part in zip(self.trained, self._parts, strict=True):
+        parts = self.flat.split([p.numel() for p in self.trained])
+        for parameter, part in zip(self.trained, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
     def phase(self, progress: float) -> Phase:

@@ -250,7 +250,9 @@ def arguments() -> argparse.ArgumentParser:
         "--splice-hours", type=float, default=40.0, help="of new sentences out of human words"
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
-    parser.add_argument("--warm", type=Path, help="begin from another run's small.pt or .nemo")
+    parser.add_argument(
+        "--warm", type=Path, help="begin from a run's small.pt or .nemo, or export its small.pt"
+    )
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(
         "--deadline", type=float, help="seconds since the epoch, instead of minutes"

@@ -46,7 +46,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.ranks = ranks or Ranks(device)
-        self.shape, self.recipe, self.pool, self.out, self.device = shape, recipe, pool, out, device
+        self.recipe, self.pool, self.out, self.device = recipe, pool, out, device
         self.evaluate = evaluate
         self.work = Step(shape, recipe, pool, device, ear)
         self.student = self.work.student
@@ -207,29 +207,30 @@ class Trainer:
                 log.write(line + "\n")
 
     def _batches(self, progress: float) -> list[Draw]:
-        """Draw the next batches at this moment of the run; capture what is not captured yet."""
+        """Draw the next batches at this moment of the run."""
         recipe = self.recipe
         share = self.fitting * (0.5 if progress < recipe.small_part else 1.0)
-        batches = self.pool.batches(
+        return self.pool.batches(
             self._shares(progress),
             share * recipe.seconds_per_batch / recipe.views,
             self.rng,
             draw=max(3000, round(8 * recipe.seconds_per_batch)),
             longest_s=recipe.short_s if progress < recipe.short_part else math.inf,
         )
-        if self.graphs is not None and self.calibrated:
-            # All at once: while one process captures, the others would wait for it.
-            phase, began, captured = self.work.phase(progress), time.time(), 0
-            for draw in {draw.seconds: draw for draw in batches}.values():
-                if self.graphs is None:
-                    break
-                if not self.graphs.ready(self.work.drawn(draw, progress, self.rng), phase):
-                    self._gradients(draw, progress)
-                    captured += 1
-            if captured:
-                took = round(time.time() - began, 1)
-                self._log({"step": self.step, "captured": captured, "seconds": took})
-        return batches
+
+    def _capture(self, batches: list[Draw], progress: float) -> None:
+        """Capture what is not captured yet, all at once: or processes would wait for each other."""
+        if self.graphs is None:
+            return
+        began, phase, graphs = time.time(), self.work.phase(progress), self.graphs
+        by_width = {draw.seconds: draw for draw in batches}.values()
+        played = ((draw, self.work.drawn(draw, progress, self.rng)) for draw in by_width)
+        fresh = [draw for draw, it in played if not graphs.ready(it, phase)]
+        for draw in fresh:
+            self._gradients(draw, progress)
+        if fresh and self.graphs is not None:
+            took = round(time.time() - began, 1)
+            self._log({"step": self.step, "captured": len(fresh), "seconds": took})
 
     def run(
         self,
@@ -250,11 +251,13 @@ class Trainer:
                 self.averaged.load_state_dict(self.student.model.state_dict())
                 self.calibrated = True
         self.ranks.share_weights(self.student)
-        self.ranks.share_weights(self.averaged)
         done = False
         while not done:
             known = len(self.pool.start)
-            for draw in self._batches(self._progress(deadline, max_steps)):
+            progress = self._progress(deadline, max_steps)
+            batches = self._batches(progress)
+            self._capture(batches, progress)
+            for draw in batches:
                 self.now = self.ranks.agreed(time.time())
                 progress = self._progress(deadline, max_steps)
                 if progress >= 1.0:
