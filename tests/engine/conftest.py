@@ -29,3 +29,11 @@ def noise():
         return (rng.standard_normal(samples) * 0.2 * swell).astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def caller():
+    """A gated stream of English and Kannada; see `Caller`."""
+    from tests.engine.gate_fixtures import Caller
+
+    return Caller()

@@ -7,9 +7,15 @@ recogniser's text says how many samples it heard, so that a lost one shows.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from voice_agent.engine.errors import EngineClosed, EngineError, EngineFull, StreamClosed
+from voice_agent.engine.gate import LanguageDecided
+from voice_agent.engine.gate_ear import Ear
+from voice_agent.engine.gate_policy import GateSettings
+from voice_agent.engine.gate_stream import GatedStream
 from voice_agent.engine.lid import LanguageScores, speech_seconds
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
@@ -137,3 +143,66 @@ class LevelIdentifier:
             if code in LEVELS
         }
         return LanguageScores({**share, "other": 1.0 - sum(share.values())}, speech_seconds(pcm))
+
+
+class Caller:
+    """A gated stream with everything that a test turns the handle of."""
+
+    def __init__(self, *, languages=("en", "kn"), slots=8, options=None, **settings):
+        settings = {"patience_s": 60.0, **settings}
+        self.recognizers = {code: ManualRecognizer(code, slots) for code in languages}
+        self.identifier = LevelIdentifier(languages)
+        self.ear = Ear(self.identifier)
+        self.events: list = []
+        self.final_came = threading.Event()
+        self.observed: list = []
+        self.stream = GatedStream(
+            self.recognizers,
+            GateSettings(languages=tuple(languages), **settings),
+            self.ear,
+            self._take,
+            deliver=deliver_here,
+            options=options or StreamOptions(),
+            observe=self.observed.append,
+        )
+
+    def _take(self, event):
+        self.events.append(event)
+        if isinstance(event, Final):
+            self.final_came.set()
+
+    @property
+    def en(self):
+        """The stream that every segment starts on."""
+        return self.recognizers["en"].opened[0]
+
+    @property
+    def kn(self):
+        """The newest stream of the other recogniser."""
+        return self.recognizers["kn"].opened[-1]
+
+    def say(self, language, seconds):
+        """Feed speech in pieces of 80 ms, letting the ear answer as it goes."""
+        pcm = speech(language, seconds) if language else silence(seconds)
+        for start in range(0, len(pcm), 1280):
+            self.stream.feed(pcm[start : start + 1280])
+            self.hear()
+
+    def hear(self):
+        while self.ear.answer():
+            pass
+
+    def end(self):
+        self.stream.finish()
+        self.hear()
+
+    def of(self, kind):
+        return [e for e in self.events if isinstance(e, kind)]
+
+    def told(self):
+        """The events in short."""
+        short = {Partial: "partial", Final: "final", LanguageDecided: "decided"}
+        return [
+            (short[type(e)], e.language) if type(e) in short else type(e).__name__
+            for e in self.events
+        ]
