@@ -29,6 +29,7 @@ from voice_agent.bench.engine_machine import conditions  # noqa: E402
 from voice_agent.bench.engine_random import calibrated  # noqa: E402
 from voice_agent.bench.provenance import arguments  # noqa: E402
 from voice_agent.bench.shapes import random_checkpoint  # noqa: E402
+from voice_agent.bench.wer import read_manifest  # noqa: E402
 from voice_agent.engine.checkpoint import Checkpoint, read_nemo  # noqa: E402
 from voice_agent.engine.chunks import Chunks  # noqa: E402
 from voice_agent.engine.runner import EngineRunner  # noqa: E402
@@ -49,6 +50,17 @@ def audio(config, right: int, steps: int, lanes: int, seed: int = 1) -> np.ndarr
     chunks = Chunks.of(config, right)
     rng = np.random.default_rng(seed)
     return windows(noise(lanes, samples_for(chunks, steps), rng), chunks, steps)
+
+
+def people(manifest: Path) -> np.ndarray:
+    """The English clips of a manifest, 16 kHz: (clips, samples), silence after the shorter ones."""
+    import soundfile
+
+    clips = [soundfile.read(clip.path, dtype="float32")[0] for clip in read_manifest(manifest, "en")]
+    heard = np.zeros((len(clips), max(map(len, clips))), np.float32)
+    for row, clip in zip(heard, clips, strict=True):
+        row[: len(clip)] = clip
+    return heard
 
 
 def encoded_of(runner: EngineRunner, lanes: int, right: int) -> torch.Tensor:
@@ -289,7 +301,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--profile", type=int, nargs="*", default=[1, 512])
     parser.add_argument("--checkpoint", type=Path, help="a trained .nemo, to compare over --speech")
-    parser.add_argument("--speech", type=Path, help=".npy, float32 (lanes, samples) at 16 kHz")
+    parser.add_argument("--speech", type=Path, help="manifest.jsonl of clips at 16 kHz")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -304,7 +316,7 @@ def main() -> None:
             args.out.write_text(json.dumps(result, indent=1) + "\n")
 
     if args.checkpoint:
-        trained, speech = read_nemo(args.checkpoint), np.load(args.speech)
+        trained, speech = read_nemo(args.checkpoint), people(args.speech)
         print("trained:", args.checkpoint, flush=True)
         result["trained"] = parity(trained, args.device, args.kinds, args.rights, speech)
         save()
