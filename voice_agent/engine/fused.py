@@ -284,8 +284,7 @@ class FusedStep:
 
         def product(y: torch.Tensor, w: Weight, name: str, act: str = "") -> torch.Tensor:
             n, k = w.data.shape
-            eight = w.rounds(y.dtype)
-            how = tile(rows, n, k, wide=self._wide, parts=w.parts, eight=eight)
+            how = tile(rows, n, k, wide=self._wide, parts=w.parts)
             if how.apart:
                 out = self.scratch("parts", torch.float32, w.parts, rows, n)
             else:

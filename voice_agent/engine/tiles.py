@@ -1,6 +1,6 @@
 """Which tile a matrix product uses, by its shape. Speed alone: no tile changes a number.
 
-Found on an H100 by `benchmarks/gpu_tiles.py`, but for those of 8 bits.
+Found on an H100 by `benchmarks/gpu_tiles.py`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 from voice_agent.engine.kernels.linear import Tile
 
 
-def tile(
-    rows: int, n: int, k: int, *, wide: bool = False, parts: int = 1, eight: bool = False
-) -> Tile:
+def tile(rows: int, n: int, k: int, *, wide: bool = False, parts: int = 1) -> Tile:
     """Pick a tile.
 
     Args:
@@ -19,10 +17,7 @@ def tile(
         k: of the sum.
         wide: the operands are float32, so a tile holds half as much.
         parts: of the sum.
-        eight: the product is one of 8 bits.
     """
-    if eight:
-        return _of_eight(rows, n)
     if parts > 1:
         return _of_parts(rows, wide)
     if wide:
@@ -44,13 +39,6 @@ def tile(
     if n >= 1024:
         return Tile(128, 256, 64, warps=8, stages=3)
     return Tile(128, 128, 64, warps=8, stages=4)
-
-
-def _of_eight(rows: int, n: int) -> Tile:
-    """For products of 8 bits, which hold whole numbers and floats: the largest without spills."""
-    if rows <= 64:
-        return Tile(64, 32 if n > 2048 else 16, 128, stages=5)
-    return Tile(64, 64 if rows <= 512 and n <= 2048 else 128, 128, stages=4)
 
 
 def _of_parts(rows: int, wide: bool) -> Tile:

@@ -64,28 +64,6 @@ def test_linear_takes_int8_rows_a_bias_by_lane_and_room_between_groups():
     assert out[[0, 3, 6, 7, 8]].isnan().all()
 
 
-def test_int8_weights_and_16_bit_rows_are_multiplied_in_8_bits_the_same_in_every_tile():
-    x, w, b = rows_of(6, 9, 160).half(), torch.randn(24, 160), torch.randn(24)
-    x[2], x[3, :128] = 0.0, 0.0
-    data, scale = quantize_rows(w)
-    outs = []
-    for tile in (Tile(16, 16, 32), Tile(32, 64, 128), Tile(64, 16, 64, warps=8)):
-        outs.append(torch.full((9, 24), NAN))
-        linear(x, Weight(data, b, scale), outs[-1], one(3), tile, rows=2)
-    assert outs[0][6:].isnan().all()
-    for out in outs[1:]:
-        assert torch.equal(out[:6], outs[0][:6])
-    # By hand: 128 numbers of a row are rounded by the largest of them, then the 32 that are left.
-    want = torch.zeros(6, 24)
-    for part, weight in zip(x[:6].float().split(128, 1), data.float().split(128, 1), strict=True):
-        step = part.abs().amax(1, keepdim=True) / 127
-        whole = torch.where(step > 0, torch.floor(part / step + 0.5), torch.zeros(()))
-        want += whole @ weight.T * step
-    torch.testing.assert_close(outs[0][:6], want * scale + b, atol=1e-3, rtol=1e-4)
-    exact = F.linear(x[:6].float(), w, b)
-    assert F.cosine_similarity(outs[0][:6], exact, dim=1).min() > 0.9995
-
-
 @pytest.mark.parametrize("bias", [None, torch.arange(24) / 7], ids=["plain", "bias"])
 def test_a_long_sum_is_the_same_to_the_bit_however_its_parts_are_computed(monkeypatch, bias):
     monkeypatch.setattr(linear_module, "LONG", 64)

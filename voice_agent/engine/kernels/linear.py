@@ -7,9 +7,6 @@ row's numbers depend on neither the tile nor the bucket (benchmarks/gpu_tiles.py
 A long sum is made of parts (`Weight.parts`), each from zero, added in their order. With few rows it
 is k that takes the time: a program has one part, and who reads the product adds them (`add_norm`).
 With many rows it has them all.
-
-Of int8 weights and 16-bit rows both are multiplied in 8 bits: each row is rounded by its largest
-number, `ROUNDED` numbers at a time. Those sums are whole numbers, which no order changes.
 """
 
 from __future__ import annotations
@@ -47,8 +44,6 @@ class Tile:
 LONG = 2048
 """A sum over a multiple of so many has `PARTS` parts."""
 PARTS = 4
-ROUNDED = 128
-"""Numbers of a row that are rounded together."""
 
 
 @triton.jit
@@ -63,7 +58,7 @@ def _activate(x, ACT: tl.constexpr):
 @triton.jit
 def _sum(
     x_ptr, w_ptr, x_at, w_at, alive, real, k, length,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr, ROUND: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """A tile of x @ w.T over the next `length` of k, from zero."""
@@ -79,17 +74,9 @@ def _sum(
             inside = k < length - at
             x = tl.load(x_ptr + x_at, mask=alive[:, None] & inside[None, :], other=0.0)
             w = tl.load(w_ptr + w_at, mask=real[:, None] & inside[None, :], other=0.0)
-        if ROUND:
+        if PRECISION == "tf32x3":
             x = x.to(tl.float32)
-            largest = tl.max(tl.abs(x), axis=1)
-            steps = 127.0 / tl.maximum(largest, 1e-30)
-            x = tl.floor(x * steps[:, None] + 0.5).to(tl.int8)
-            whole = tl.dot(x, tl.trans(w), out_dtype=tl.int32)
-            acc += whole.to(tl.float32) * (largest * (1.0 / 127.0))[:, None]
-        else:
-            if PRECISION == "tf32x3":
-                x = x.to(tl.float32)
-            acc = tl.dot(x, tl.trans(w.to(x.dtype)), acc, input_precision=PRECISION)
+        acc = tl.dot(x, tl.trans(w.to(x.dtype)), acc, input_precision=PRECISION)
         x_ptr += BK
         w_ptr += BK
     return acc
@@ -101,8 +88,7 @@ def _linear(
     rows_a_lane, N, K, out_group, out_skip,
     ACT: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr,
     REGROUP: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, AHEAD: tl.constexpr,
-    PRECISION: tl.constexpr, ROUND: tl.constexpr,
-    PARTS: tl.constexpr, APART: tl.constexpr, apart_stride,
+    PRECISION: tl.constexpr, PARTS: tl.constexpr, APART: tl.constexpr, apart_stride,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Rows m of x [., K] and n of w [N, K]. Offsets fit 32 bits: `linear` sees to it."""
@@ -147,7 +133,7 @@ def _linear(
     if pid >= tiles_m * tiles_n:
         return
     acc = _sum(x_ptr, w_ptr, x_at, w_at, alive, real, k, length,
-               EVEN_N, EVEN_K, PRECISION, ROUND, BM, BN, BK)  # fmt: skip
+               EVEN_N, EVEN_K, PRECISION, BM, BN, BK)  # fmt: skip
     if HAS_SCALE:
         acc *= scale[None, :]
     if HAS_BIAS:
@@ -156,7 +142,7 @@ def _linear(
         for part in range(1, PARTS):
             at = part * length
             acc += _sum(x_ptr + at, w_ptr + at, x_at, w_at, alive, real, k, length,
-                        EVEN_N, EVEN_K, PRECISION, ROUND, BM, BN, BK)  # fmt: skip
+                        EVEN_N, EVEN_K, PRECISION, BM, BN, BK)  # fmt: skip
     if HAS_ROW_BIAS:
         owner = tl.load(row_lane_ptr + m // rows_a_lane, mask=alive, other=0)
         acc += tl.load(
@@ -188,10 +174,6 @@ class Weight:
     def parts(self) -> int:
         """Parts of a row's sum. One of int8: times scale, they might or might not be rounded."""
         return PARTS if self.data.shape[1] % LONG == 0 and self.scale is None else 1
-
-    def rounds(self, dtype: torch.dtype) -> bool:
-        """Whether rows of this dtype are rounded to 8 bits for the product."""
-        return self.scale is not None and dtype.itemsize == 2
 
 
 def linear(
@@ -233,10 +215,6 @@ def linear(
     block = min(tile.k, max(16, triton.next_power_of_2(k)))
     if pieces > 1:  # no load crosses from one part into the next
         block = min(block, k // pieces & -(k // pieces))
-    if rounds := weight.rounds(
-        x.dtype
-    ):  # the same in every tile, or a row's numbers would be the tile's
-        block = ROUNDED
     programs = triton.cdiv(capacity, tile.m) * triton.cdiv(n, tile.n) * (pieces if apart else 1)
     _linear[(programs,)](
         x, weight.data, weight.scale, weight.bias,
@@ -247,7 +225,7 @@ def linear(
         EVEN_N=n % tile.n == 0, EVEN_K=k % block == 0,
         AHEAD=OVERLAP.value and tile.m <= 64 and tile.n <= 32,
         PRECISION="tf32x3" if torch.float32 in (x.dtype, weight.data.dtype) else "tf32",
-        ROUND=rounds, PARTS=pieces, APART=apart, apart_stride=capacity * n,
+        PARTS=pieces, APART=apart, apart_stride=capacity * n,
         BM=tile.m, BN=tile.n, BK=block, GROUP=8, num_warps=tile.warps,
         num_stages=tile.stages, **OPTIONS,
     )  # fmt: skip
