@@ -142,7 +142,8 @@ def dickens():
     clip = known_clip()
     assert all(word in clip.text for word in RARE)
     audio = soxr.resample(clip.pcm.astype(np.float32) / 32768, CLIP_RATE, 16_000)
-    return audio[: 16_000 * 4], audio[16_000 * 4 : 16_000 * 12]
+    pause, end = round(4.2 * 16_000), round(12.4 * 16_000)  # no word is cut in two
+    return audio[:pause], audio[pause:end]
 
 
 def test_rare_words_that_are_missed_are_caught_and_common_text_stays(dickens):

@@ -1,20 +1,26 @@
-"""The shipped tiny-en: what it weighs, that NeMo opens it, and that it hears people."""
+"""The shipped tiny-en: what it weighs, that others hear the same by it, that it hears people."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
 import soxr
+import torch
 
 from tests.engine.reference import nemo_stream
 from tests.engine.test_parity import padded, stream_alone
 from tests.support.checkpoints import RIGHTS, quiet_nemo
 from tests.support.collect import Collector
+from voice_agent.bench.engine_audio import samples_for, windows
+from voice_agent.bench.engine_transformers import Transformers, exact
 from voice_agent.demo.clip import CLIP_RATE, known_clip
 from voice_agent.demo.verdict import HEARD_BOUND, WER_BOUND, heard_share, word_error_rate
 from voice_agent.engine import load_recognizer
 from voice_agent.engine.checkpoint import read_nemo
 from voice_agent.engine.chunks import Chunks
+from voice_agent.engine.hf import read_hf
 from voice_agent.engine.recognizer import StreamOptions
 from voice_agent.engine.runner import EngineRunner
 from voice_agent.models import HERE
@@ -51,6 +57,37 @@ def test_nemo_hears_the_same_words(checkpoint, clip, right):
     expected = nemo_stream(model, padded(audio, Chunks.of(checkpoint.config, right)), right)
     assert stream_alone(EngineRunner(checkpoint, slots=3), audio, right) == expected.tokens
     assert len(expected.tokens) > 8
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """The weights in transformers' own class, and the Hugging Face directory that it writes."""
+    pytest.importorskip("transformers", reason="the reference needs transformers")
+    folder = tmp_path_factory.mktemp("exported")
+    system = Transformers(checkpoint, torch.device("cpu"), torch.float32)
+    system.model.save_pretrained(folder)
+    processor = {"supported_num_lookahead_tokens": checkpoint.config.encoder.right_contexts}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    pieces = [surface.replace(" ", "\u2581") for surface in checkpoint.tokenizer.surfaces]
+    vocabulary = {piece: token for token, piece in enumerate(pieces)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    return system, folder
+
+
+@pytest.mark.parametrize("right", RIGHTS)
+def test_transformers_hears_the_same_words_and_its_directory_is_the_same_model(
+    checkpoint, clip, exported, right
+):
+    """Predictor and joint have to be of one width for that."""
+    system, folder = exported
+    audio, chunks = clip[0][: 4 * 16_000], Chunks.of(checkpoint.config, right)
+    steps = chunks.total(len(audio))
+    silence = np.zeros(samples_for(chunks, steps) - len(audio), np.float32)
+    fed = windows(np.concatenate([audio, silence])[None], chunks, steps)
+    (expected,) = system.stream(iter(fed), right).tokens
+    for ours in (exact(checkpoint), read_hf(folder)):
+        assert stream_alone(EngineRunner(ours, slots=3), audio, right) == expected
+    assert len(expected) > 8
 
 
 @pytest.mark.parametrize("right", [0, 13])
