@@ -13,7 +13,7 @@ import argparse
 import ctypes
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -32,9 +32,15 @@ def flite_folder(files: Path | None) -> Path | None:
 
 
 @cache
+def load_speller(files: Path | None) -> Callable[[str], list[str]]:
+    """Flite, which says any word."""
+    return voices.speller(flite_folder(files))
+
+
+@cache
 def load_aligner(files: Path | None) -> Aligner:
     """This process's aligner; words that its dictionary lacks are spelt by Flite."""
-    return Aligner(spell=voices.speller(flite_folder(files)))
+    return Aligner(spell=load_speller(files))
 
 
 def load_voice(name: str, files: Path | None, device: str) -> object:
