@@ -105,6 +105,9 @@ start() {
     fi
     if [ -e "$POOL/human.json" ]; then
         begin splice "$PYTHON" -m training.splice --pool "$POOL" --hours "${OTHERS:-40}" --seed "$SEED"
+        begin units "$PYTHON" -m training.units --pool "$POOL" --hours "${OTHERS:-40}" --seed "$SEED" \
+            --books "$IN/speech/text/librispeech_train_clean_100.txt" --examples "$IN/examples.txt" \
+            --files "$IN/files"
     fi
     # The first batches are drawn by shares: without Kokoro they would be the other voices alone.
     if [ -e "$POOL/human.json" ] && [ -e "$IN/teacher.npz" ] && [ -e "${WARM:-$POOL}" ] &&

@@ -118,8 +118,10 @@ class TeacherLoss(torch.nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, frames: Tensor) -> Tensor:
         """Return the mean smooth-L1 distance over the frames that hold audio."""
-        mean, deviation = teacher.mean((0, 1)), teacher.std((0, 1)).clamp(min=1e-3)
-        wanted = ((teacher - mean) / deviation).clamp(-5.0, 5.0)
+        # What all utterances have at a frame says where in the clip it is, and nothing of what is
+        # said: Whisper counts, the student cannot.
+        wanted = teacher - teacher.mean(0)
+        wanted = (wanted / wanted.std((0, 1)).clamp(min=1e-3)).clamp(-5.0, 5.0)
         late = self.project(student)[:, self.delay :]
         n = min(late.shape[1], wanted.shape[1])
         inside = torch.arange(n, device=frames.device) < (frames - self.delay)[:, None]

@@ -30,29 +30,29 @@ from training.fastconformer import FastConformerRNNT, ModelShape
 from training.nemo_file import write_nemo
 from training.pool import Pool
 from training.ranks import Ranks
-from training.speech_text import clean
+from training.speech_text import Script, clean
 from training.student import Recipe
 from training.trainer import Trainer
 
-# People are less than a third of what is played to the end: more of them is learnt by heart.
+# People are a third of what is played, to the end: more of them is learnt by heart.
 SHARES = {
     "reading": 0.05,
-    "splice": 0.16,
+    "splice": 0.12,
+    "units": 0.08,
     "accent": 0.01,
     "orders": 0.03,
     "digits": 0.02,
-    "kokoro": 0.56,
+    "kokoro": 0.52,
     "joe": 0.05,
     "pico": 0.05,
     "flite": 0.06,
     "espeak": 0.01,
 }
 FINAL_SHARES = SHARES | {
-    "reading": 0.07,
-    "splice": 0.2,
-    "orders": 0.04,
-    "kokoro": 0.53,
-    "flite": 0.03,
+    "reading": 0.06,
+    "units": 0.09,
+    "kokoro": 0.54,
+    "flite": 0.04,
     "pico": 0.03,
 }
 # 1,024 tokens leave less room for words that do not exist; a smaller predictor pays for them. It is
@@ -101,12 +101,16 @@ def make_data(args: argparse.Namespace, shards: int | None = None) -> None:
         from training.human import human_clips
         from training.pool import write_shard
         from training.splice import write_spliced
+        from training.units import write_units
         from training.voices import speller
 
-        aligner = Aligner(spell=speller()) if args.align else None
+        spell = speller() if args.align else None
+        aligner = Aligner(spell=spell) if spell else None
         write_shard(pool, "human", human_clips(args.speech / "train/manifest.jsonl", aligner))
-        if aligner:
+        if spell:
             write_spliced(pool, args.splice_hours, args.seed)
+            script = Script.from_files(books, args.examples, args.seed)
+            write_units(pool, args.splice_hours, args.seed, script, spell)
     workers = []
     for seed in range(args.workers):
         command = [sys.executable, "-m", "training.synthesise", "--voices", args.voices]
@@ -247,7 +251,10 @@ def arguments() -> argparse.ArgumentParser:
         help="find what is said when, by forced alignment; needs PocketSphinx and Flite",
     )
     parser.add_argument(
-        "--splice-hours", type=float, default=40.0, help="of new sentences out of human words"
+        "--splice-hours",
+        type=float,
+        default=40.0,
+        help="of new sentences out of human words, and of as many out of human phones",
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
     parser.add_argument(

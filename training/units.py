@@ -27,6 +27,7 @@ LONGEST_S = 14.0
 LOUD = 2500.0  # root mean square of every clip, int16
 _TRIED = 4000  # places looked at for the next stretch
 _MOST = 12  # phones of a stretch
+_PATIENCE = 1000  # lines that cannot be said, one after another
 _CODES = {phone: code for code, phone in enumerate(PHONES)}
 _SILENCE = _CODES["pau"]
 _BREAK = len(PHONES)  # stands between two clips, and for what is not known
@@ -182,14 +183,23 @@ def spoken(
         line: gives the next text.
         spell: phones of a word that the dictionary lacks.
         seed: fixes every draw but the text's.
+
+    Raises:
+        ValueError: the clips are so few that hardly any line can be said.
     """
     units, dictionary = Units(clips), read_dictionary()
     draw, r = random.Random(seed), np.random.default_rng(seed)
-    while True:
+    failed = 0
+    while failed < _PATIENCE:
         text = " ".join(line().split()[: draw.choice([4, 8, 14, 20, 28])])
         made = say(units, phones_of(text, dictionary, spell, draw), r)
         if made and 0.3 * SAMPLE_RATE < len(made[0]) <= LONGEST_S * SAMPLE_RATE:
+            failed = 0
             yield made[0], text, "units/mixed", made[1]
+        failed += 1
+    raise ValueError(
+        f"{_PATIENCE} lines on end need sounds that {len(clips)} clips do not have: give more clips"
+    )
 
 
 def write_units(
