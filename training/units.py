@@ -98,9 +98,42 @@ class Units:
         best = int((size + 0.5 * same + r.random(len(places))).argmax())
         return int(places[best]), int(size[best])
 
-    def middle(self, place: int) -> int:
-        """Return the sample in the middle of the phone there."""
+    def between(self, place: int, last: int) -> tuple[np.ndarray, list[int]]:
+        """Return what is heard from the middle of one phone to that of a later one of its clip.
+
+        Returns:
+            The audio, and the samples of it at which its phones end, but for the last one.
+        """
+        begin = self._middle(place)
+        ends = [int(end) - begin for end in self.ends[place:last]]
+        return self.audio[begin : self._middle(last)], ends
+
+    def beside(
+        self, before: int, phone: int, r: np.random.Generator
+    ) -> tuple[np.ndarray, list[int], int] | None:
+        """Let a phone follow the one at `before` that nobody said after it.
+
+        Returns:
+            As `between`, and where the phone is from; None where it is nowhere.
+        """
+        places = np.flatnonzero(self.codes == phone)
+        if not len(places):
+            return None
+        place = int(r.choice(places))
+        rest = self.audio[self._middle(before) : self.ends[before]]
+        audio, fade = _joined(rest, self.audio[self.begins[place] : self._middle(place)])
+        return audio, [len(rest) - fade], place
+
+    def _middle(self, place: int) -> int:
         return int(self.begins[place] + self.ends[place]) // 2
+
+
+def _joined(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, int]:
+    """Fade one piece into the other; return both, and the samples that they share."""
+    fade = min(FADE, len(one) // 3, len(other) // 3)
+    ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+    shared = one[len(one) - fade :] * ramp[::-1] + other[:fade] * ramp
+    return np.concatenate([one[: len(one) - fade], shared, other[fade:]]), fade
 
 
 def say(
@@ -109,38 +142,29 @@ def say(
     """Say phones, which begin and end in silence.
 
     Returns:
-        int16 audio and the phones with the sample at which each ends; None where two of the
-        phones are said nowhere one after the other.
+        int16 audio and the phones with the sample at which each ends; None where one of the
+        phones, or the first pair of them, is said nowhere.
     """
     line = np.array(wanted)
     at, before = 0, int(r.integers(len(units.codes)))
-    parts: list[np.ndarray] = []
+    audio = np.zeros(0, np.float32)
     said: list[tuple[str, int]] = []
-    samples = 0
     while at < len(line) - 1:
-        found = units.stretch(line[at:], before, r)
-        if found is None:
-            return None
-        place, size = found
-        before = place + size - 1
-        begin, end = units.middle(place), units.middle(before)
-        piece = units.audio[begin:end].copy()
-        fade = min(FADE, len(piece) // 3, len(parts[-1]) // 3 if parts else 0)
-        if fade:
-            ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
-            parts[-1][-fade:] = parts[-1][-fade:] * ramp[::-1] + piece[:fade] * ramp
-            piece = piece[fade:]
+        if found := units.stretch(line[at:], before, r):
+            place, size = found
+            before = place + size - 1
+            piece, ends = units.between(place, before)
+        elif at and (made := units.beside(before, int(line[at + 1]), r)):
+            piece, ends, before = made
         else:
-            fade = 0
-        parts.append(piece)
-        for inner in range(place, before):
-            # The first one began in the stretch before, and the last ends in the next.
-            reached = samples - fade + int(units.ends[inner]) - begin
-            said.append((PHONES[line[at + inner - place]], max(samples, reached)))
-        samples += len(piece)
-        at += size - 1
-    said.append((PHONES[line[-1]], samples))
-    audio = np.concatenate(parts)
+            return None
+        samples = len(audio)
+        audio, fade = _joined(audio, piece)
+        # The first phone began in the piece before, and the last one ends in the next.
+        for phone, end in zip(line[at:], ends, strict=False):
+            said.append((PHONES[phone], samples - fade + max(fade, end)))
+        at += len(ends)
+    said.append((PHONES[line[-1]], len(audio)))
     return np.clip(audio, -32767, 32767).astype(np.int16), said
 
 

@@ -11,7 +11,7 @@ import pytest
 from training.pool import PHONES, Pool, write_shard
 from training.speech_text import Script
 from training.splice import Aligned
-from training.units import Units, phones_of, read_dictionary, say, spoken, write_units
+from training.units import FADE, Units, phones_of, read_dictionary, say, spoken, write_units
 
 CODES = {phone: code for code, phone in enumerate(PHONES)}
 LENGTH = 1600  # samples of every phone
@@ -58,14 +58,29 @@ def test_what_a_clip_says_whole_is_said_by_it_alone():
     ]
 
 
-def test_phones_that_nobody_says_one_after_the_other_are_not_said():
+def test_phones_that_nobody_says_one_after_the_other_meet_where_they_end_and_begin():
     units = Units([clip("pau k ae pau"), clip("pau t iy pau")])
+    audio, said = say(units, codes("pau k iy pau"), np.random.default_rng(0))
+    assert [phone for phone, _ in said] == ["pau", "k", "iy", "pau"]
+    # Half a silence, the whole of both, half a silence, but for what they share at three joins.
+    assert all(
+        0 <= at - end <= 3 * FADE for (_, end), at in zip(said, (800, 2400, 4000), strict=False)
+    )
+    k, iy = audio[1600], audio[3000]
+    assert k == say(units, codes("pau k ae pau"), np.random.default_rng(0))[0][1600] and iy != k
+
+
+def test_a_phone_that_nobody_says_is_not_said():
+    units = Units([clip("pau k ae pau")])
     assert say(units, codes("pau k iy pau"), np.random.default_rng(0)) is None
 
 
 def test_no_stretch_goes_from_one_clip_into_the_next():
     units = Units([clip("pau k ae"), clip("t s pau")])
-    assert say(units, codes("pau k ae t s pau"), np.random.default_rng(0)) is None
+    for seed in range(20):
+        place, size = units.stretch(np.array(codes("k ae t s")), 0, np.random.default_rng(seed))
+        assert (place, size) == (1, 2)
+    assert units.stretch(np.array(codes("ae t")), 0, np.random.default_rng(0)) is None
 
 
 def test_a_word_that_the_dictionary_lacks_is_spelt():
