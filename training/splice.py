@@ -110,25 +110,33 @@ def read_aligned(pool: Path) -> list[Aligned]:
     return clips
 
 
-def write_spliced(pool: Path, hours: float, seed: int, narrow: float = 0.35) -> None:
-    """Write shards of spliced speech beside the aligned human ones.
+def drawn_clips(pool: Path, seed: int, narrow: float = 0.35) -> list[Aligned]:
+    """Read the aligned human clips, but of what is no broad reading only a share.
 
     Args:
         pool: where the shards `human*` lie.
-        hours: to make.
-        seed: fixes what is made.
-        narrow: share kept of the clips that are no broad reading (orders, digits, one reader).
+        seed: fixes which.
+        narrow: share kept of orders, digits and the one reader with an accent.
     """
     r = random.Random(seed)
-    clips = [c for c in read_aligned(pool) if c.group == "reading" or r.random() < narrow]
-    source, made, shard = spliced(clips, seed), 0.0, 0
+    return [c for c in read_aligned(pool) if c.group == "reading" or r.random() < narrow]
+
+
+def write_hours(source: Iterator[tuple], pool: Path, name: str, hours: float) -> None:
+    """Write so many hours of an endless source as shards `NAME-0000` and so on."""
+    made, shard = 0.0, 0
     while made < 3600 * hours:
         rows, seconds = [], 0.0
         while seconds < min(600.0, 3600 * hours):
             rows.append(next(source))
             seconds += len(rows[-1][0]) / SAMPLE_RATE
-        made += write_shard(pool, f"splice-{seed}-{shard:04d}", rows)
+        made += write_shard(pool, f"{name}-{shard:04d}", rows)
         shard += 1
+
+
+def write_spliced(pool: Path, hours: float, seed: int) -> None:
+    """Write shards of spliced speech beside the aligned human ones; `seed` fixes them."""
+    write_hours(spliced(drawn_clips(pool, seed), seed), pool, f"splice-{seed}", hours)
 
 
 def main() -> None:

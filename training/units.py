@@ -18,9 +18,9 @@ import numpy as np
 
 from training.align import UNKNOWN, common
 from training.mel import SAMPLE_RATE
-from training.pool import PHONES, write_shard
+from training.pool import PHONES
 from training.speech_text import Script
-from training.splice import Aligned, read_aligned
+from training.splice import Aligned, drawn_clips, write_hours
 
 FADE = SAMPLE_RATE // 100  # 10 ms, at most
 LONGEST_S = 14.0
@@ -226,9 +226,7 @@ def spoken(
     )
 
 
-def write_units(
-    pool: Path, hours: float, seed: int, script: Script, spell: Spell, narrow: float = 0.35
-) -> None:
+def write_units(pool: Path, hours: float, seed: int, script: Script, spell: Spell) -> None:
     """Write shards of sentences put together from the aligned human clips of a pool.
 
     Args:
@@ -237,18 +235,9 @@ def write_units(
         seed: fixes what is made.
         script: what is said.
         spell: phones of a word that the dictionary lacks.
-        narrow: share kept of the clips that are no broad reading (orders, digits, one reader).
     """
-    r = random.Random(seed)
-    clips = [c for c in read_aligned(pool) if c.group == "reading" or r.random() < narrow]
-    source, made, shard = spoken(clips, script.line, spell, seed), 0.0, 0
-    while made < 3600 * hours:
-        rows, seconds = [], 0.0
-        while seconds < min(600.0, 3600 * hours):
-            rows.append(next(source))
-            seconds += len(rows[-1][0]) / SAMPLE_RATE
-        made += write_shard(pool, f"units-{seed}-{shard:04d}", rows)
-        shard += 1
+    source = spoken(drawn_clips(pool, seed), script.line, spell, seed)
+    write_hours(source, pool, f"units-{seed}", hours)
 
 
 def main() -> None:
