@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,11 @@ def common(phone: str) -> str:
     """Return the one name that both inventories (CMU's and Flite's) have for a phone."""
     phone = phone.lower().rstrip("012")
     return ALIKE.get(phone, phone) if not phone.startswith(("+", "<", "[")) else "pau"
+
+
+def spelt(word: str, spell: Callable[[str], Sequence[str]]) -> list[str]:
+    """Return the phones that `spell` says a word with, under their common names, no silence."""
+    return [phone for phone in map(common, spell(word)) if phone != "pau"]
 
 
 class Aligner:
@@ -58,11 +63,10 @@ class Aligner:
             return True
         if self._spell is None:
             return False
-        phones = [common(p).upper() for p in self._spell(word)]
-        phones = [p for p in phones if p != "PAU"]
+        phones = spelt(word, self._spell)
         if not phones:
             return False
-        self._decoder.add_word(word, " ".join(phones), True)
+        self._decoder.add_word(word, " ".join(phones).upper(), True)
         return True
 
     def __call__(

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from training.align import UNKNOWN, common
+from training.align import common, spelt
 from training.mel import SAMPLE_RATE
 from training.pool import PHONES
 from training.speech_text import Script
 from training.splice import Aligned, drawn_clips, write_hours
+from training.synthesise import load_speller
 
 FADE = SAMPLE_RATE // 100  # 10 ms, at most
 LONGEST_S = 14.0
@@ -86,11 +87,8 @@ class Units:
         size = np.full(len(places), 2)
         alive = np.arange(len(places))
         for ahead in range(2, min(len(wanted), _MOST)):
-            to = places[alive] + ahead
-            alive = alive[
-                (to < len(self.codes))
-                & (self.codes[np.minimum(to, len(self.codes) - 1)] == wanted[ahead])
-            ]
+            # A break ends every clip, and none is wanted: no place here lies behind the last one.
+            alive = alive[self.codes[places[alive] + ahead] == wanted[ahead]]
             if not len(alive):
                 break
             size[alive] = ahead + 1
@@ -183,15 +181,20 @@ def read_dictionary(path: Path | None = None) -> dict[str, list[list[str]]]:
 
 def phones_of(
     text: str, dictionary: dict[str, list[list[str]]], spell: Spell, r: random.Random
-) -> list[int]:
-    """Return the codes of what a line of words is said with, pauses here and there."""
+) -> list[int] | None:
+    """Return the codes of what a line of words is said with, pauses here and there.
+
+    None where a word can be spelt by neither the dictionary, which learns it, nor `spell`.
+    """
     silent = r.choice([0.0, 0.05, 0.15])
     codes = [_SILENCE]
     for word in text.split():
         if word not in dictionary:
-            phones = [phone for phone in map(common, spell(word)) if phone != "pau"]
-            dictionary[word] = [phones]
-        codes += [_CODES[phone] for phone in r.choice(dictionary[word]) if phone != UNKNOWN]
+            dictionary[word] = [spelt(word, spell)]
+        phones = r.choice(dictionary[word])
+        if not phones:
+            return None
+        codes += [_CODES[phone] for phone in phones]
         if r.random() < silent:
             codes.append(_SILENCE)
     return [*codes, _SILENCE] if codes[-1] != _SILENCE else codes
@@ -216,11 +219,13 @@ def spoken(
     failed = 0
     while failed < _PATIENCE:
         text = " ".join(line().split()[: draw.choice([4, 8, 14, 20, 28])])
-        made = say(units, phones_of(text, dictionary, spell, draw), r)
-        if made and 0.3 * SAMPLE_RATE < len(made[0]) <= LONGEST_S * SAMPLE_RATE:
-            failed = 0
-            yield made[0], text, "units/mixed", made[1]
-        failed += 1
+        wanted = phones_of(text, dictionary, spell, draw)
+        made = say(units, wanted, r) if wanted else None
+        if made is None or not 0.3 * SAMPLE_RATE < len(made[0]) <= LONGEST_S * SAMPLE_RATE:
+            failed += 1
+            continue
+        failed = 0
+        yield made[0], text, "units/mixed", made[1]
     raise ValueError(
         f"{_PATIENCE} lines on end need sounds that {len(clips)} clips do not have: give more clips"
     )
@@ -242,8 +247,6 @@ def write_units(pool: Path, hours: float, seed: int, script: Script, spell: Spel
 
 def main() -> None:
     """Read the command line and write shards."""
-    from training.synthesise import load_speller
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", type=Path, required=True, help="with the shards `human*`")
     parser.add_argument("--books", type=Path, required=True, help="sentences, one a line")

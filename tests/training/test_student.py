@@ -17,6 +17,7 @@ from training.mel import LogMel, vocal_tract
 from training.nemo_file import write_nemo
 from training.pool import PHONES, Pool, write_shard
 from training.student import Batch, Recipe, Student, Weights, consistency
+from training.teacher import TeacherLoss
 from training.trainer import Trainer
 
 TOY = ModelShape(
@@ -212,3 +213,13 @@ def test_a_run_goes_on_from_anothers_small_file(tmp_path):
     assert (
         "model.joint.pred.weight" in told["anew"] and "model.joint.enc.weight" not in told["anew"]
     )
+
+
+def test_what_a_teacher_says_of_a_place_alone_is_not_asked_for():
+    torch.manual_seed(5)
+    loss, heard, student = TeacherLoss(6, 10), torch.randn(4, 12, 10), torch.randn(4, 12, 6)
+    frames = torch.tensor([12, 12, 9, 7])
+    counted = heard + 3.0 * torch.randn(12, 10)
+    want = loss(student, heard, frames)
+    torch.testing.assert_close(loss(student, counted, frames), want)
+    assert abs(loss(student, heard.flip(0), frames) - want) > 1e-3  # but what is said is

@@ -91,6 +91,10 @@ def test_a_word_that_the_dictionary_lacks_is_spelt():
     assert PHONES[said[0]] == PHONES[said[-1]] == "pau"
 
 
+def test_a_line_with_a_word_that_nobody_can_spell_is_left_out():
+    assert phones_of("cat zzyzx", read_dictionary(), lambda word: ["pau"], random.Random(0)) is None
+
+
 def test_shards_are_the_same_for_a_seed_and_open_in_the_pool(tmp_path):
     import torch
 
