@@ -32,6 +32,10 @@ def test_precision_is_this_projects_engines_and_others_have_none():
     assert stt.precision == {"dtype": "bfloat16", "weights": "int8"}
     with pytest.raises(ConfigError, match="kv is this project's engine's, and deepgram has none"):
         load_settings(overrides={"stt": {"name": "deepgram", "kv": "int8"}})
+    with pytest.raises(ConfigError, match="final_pass is this project's engine's, and deepgram"):
+        load_settings(overrides={"stt": {"name": "deepgram", "final_pass": "search"}})
+    with pytest.raises(ConfigError, match="final_pass"):
+        load_settings(overrides={"stt": {"final_pass": "beam"}})
 
 
 def test_without_any_source_the_defaults_hold():

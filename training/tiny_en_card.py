@@ -13,7 +13,7 @@ _TABLE = re.compile(r"(<!-- wer -->\n).*?(<!-- /wer -->)", re.DOTALL)
 
 
 def evaluate(model: Path, manifest: Path, out: Path, card: Path = CARD) -> None:
-    """Measure every right context and the full second pass, and update the card.
+    """Measure every right context and the second passes, and update the card.
 
     Args:
         model: the `.nemo` file.
@@ -24,7 +24,7 @@ def evaluate(model: Path, manifest: Path, out: Path, card: Path = CARD) -> None:
     Raises:
         ValueError: the card has no such place.
     """
-    rows = run(manifest, str(model), "cpu", None, True, "en", True, out)
+    rows = run(manifest, str(model), "cpu", None, True, "en", True, out, search=True)
     text = card.read_text()
     if not _TABLE.search(text):
         raise ValueError(f"{card} has no place for the table: <!-- wer --> ... <!-- /wer -->")
@@ -34,7 +34,9 @@ def evaluate(model: Path, manifest: Path, out: Path, card: Path = CARD) -> None:
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a row for each source of clips, a column for each right context and final pass."""
     modes = list(dict.fromkeys((r.right_context, r.final_pass) for r in rows))
-    names = [f"right {right}" + (", full" if full == "full" else "") for right, full in modes]
+    names = [
+        f"right {right}" + (f", {final}" if final != "stream" else "") for right, final in modes
+    ]
     lines = [f"| clips | words | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
     for source in dict.fromkeys(r.source for r in rows):
         found = {(r.right_context, r.final_pass): r for r in rows if r.source == source}

@@ -83,6 +83,9 @@ class SttSettings(Group):
         device: "auto", "cpu", "cuda" or "cuda:N".
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech); None
             for the recogniser's default.
+        final_pass: what the finals of calls come from, with this project's engine: "stream", what
+            was streamed; "full", the segment once more at the widest look-ahead; "search", that
+            by beam search. In the order of accuracy, and of the milliseconds that a final takes.
         slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
         dtype: what this project's engine computes the encoder in; None for float16 on a GPU and
             float32 on a CPU.
@@ -96,6 +99,7 @@ class SttSettings(Group):
     model: str = Field(default="tiny-en", min_length=1)
     device: _Device = "auto"
     right_context: int | None = Field(default=None, ge=0)
+    final_pass: Literal["stream", "full", "search"] = "stream"
     slots: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     weights: Literal["int8"] | None = None
@@ -105,9 +109,9 @@ class SttSettings(Group):
 
     @model_validator(mode="after")
     def _precision_is_the_engines(self) -> SttSettings:
-        if self.name != DEFAULT_SYSTEM and self.precision:
-            given = min(self.precision)
-            raise ValueError(f"{given} is this project's engine's, and {self.name} has none")
+        given = [*self.precision, *(["final_pass"] if self.final_pass != "stream" else [])]
+        if self.name != DEFAULT_SYSTEM and given:
+            raise ValueError(f"{min(given)} is this project's engine's, and {self.name} has none")
         return self
 
     @property
@@ -242,6 +246,11 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _the_gate_adds_languages(self) -> Settings:
+        if self.gate.enabled and self.stt.final_pass != "stream":
+            raise ValueError(
+                f"stt.final_pass is {self.stt.final_pass!r}, and behind a language gate finals are "
+                "what was streamed: leave it out, or the gate"
+            )
         if self.gate.enabled and self.default_language in self.gate.languages:
             raise ValueError(
                 f"gate.languages names {self.default_language!r}, which stt serves; "

@@ -199,7 +199,9 @@ def _stt_service(settings: Settings, recognizer: Recognizer) -> STTService:
         recognizer=recognizer,
         pre_roll_s=pre_roll_s,
         settings=NemotronSTTService.Settings(
-            language=language, right_context=settings.stt.right_context
+            language=language,
+            right_context=settings.stt.right_context,
+            final_pass=settings.stt.final_pass,
         ),
     )
 

@@ -74,6 +74,7 @@ async def test_a_process_has_one_gate_and_it_is_not_the_plain_recogniser(english
         ({"gate.threshold": 1.5}, "threshold must be 0.5 or more, below 1, got 1.5"),
         ({"gate.identifier": "guess"}, "gate.identifier"),
         ({"gate.languages": {"en": "tiny-en"}}, "gate.languages names 'en', which stt serves"),
+        ({"gate.languages": {"kn": "tiny-kn"}, "stt.final_pass": "full"}, "behind a language gate"),
         ({"gate.languages": {}}, "gate.languages"),
         ({"gate.tresholds": 0.9}, "gate.tresholds"),
     ],

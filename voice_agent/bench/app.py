@@ -40,6 +40,10 @@ def wer(
     full: Annotated[
         bool, typer.Option(help="Also measure finals of a full second pass (final_pass='full').")
     ] = True,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="And of one decoded by beam search (final_pass='search')."),
+    ] = False,
     language: Annotated[str, typer.Option(help="Only clips of this language.")] = "en",
     by_source: Annotated[bool, typer.Option("--by-source", help="A row for each source.")] = False,
     live: Annotated[
@@ -53,7 +57,19 @@ def wer(
     """
     from voice_agent.bench.wer import run
 
-    run(manifest, model, device, right_context, full, language, by_source, out, live, weights)
+    run(
+        manifest,
+        model,
+        device,
+        right_context,
+        full,
+        language,
+        by_source,
+        out,
+        live,
+        weights,
+        search,
+    )
 
 
 app.command()(engine)

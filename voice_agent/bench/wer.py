@@ -44,7 +44,7 @@ class Row:
         model: as it was asked for.
         weights: "int8", or None for the floating-point ones.
         right_context: of the streaming; None for a model without one.
-        final_pass: "stream" or "full".
+        final_pass: "stream", "full" or "search".
         source: of the clips, or "all".
         clips: that were transcribed.
         words: of their texts.
@@ -242,6 +242,7 @@ def run(
     out: Path | None,
     live: int = 0,
     weights: Literal["int8"] | None = None,
+    search: bool = False,
 ) -> list[Row]:
     """Measure and print; see `voice-agent bench wer --help`."""
     from rich.console import Console
@@ -259,6 +260,8 @@ def run(
     passes: list[tuple[int | None, str]] = [(r, "stream") for r in rights or (None,)]
     if full and rights:
         passes.append((min(rights), "full"))
+    if search and rights:
+        passes.append((min(rights), "search"))
     for right, final_pass in passes:
         with console.status(f"{len(clips)} clips at right context {right}, {final_pass} final"):
             options = StreamOptions(

@@ -121,6 +121,14 @@ def serve(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
+    final_pass: Annotated[
+        str | None,
+        typer.Option(
+            help="What finals come from: stream; full, a second pass at the widest look-ahead; "
+            "or search, that by beam search.",
+            show_default="stream",
+        ),
+    ] = None,
     dtype: DtypeOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
@@ -177,6 +185,7 @@ def serve(
             "stt.model": model,
             "stt.device": device,
             "stt.right_context": right_context,
+            "stt.final_pass": final_pass,
             "stt.dtype": dtype,
             "stt.weights": weights,
             "stt.kv": kv,

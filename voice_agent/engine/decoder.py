@@ -85,13 +85,22 @@ class Decoder:
         """
         c = self.config
         zeros = self.embed.new_zeros(1, c.pred_rnn_layers, c.pred_hidden)
-        h, cell, pred = self._predict(self.embed[c.blank][None], zeros, zeros)
+        h, cell, pred = self.predict(self.embed[c.blank][None], zeros, zeros)
         return h[0], cell[0], pred[0]
 
-    def _predict(
+    def predict(
         self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One token through the LSTM. x (n, hidden); h, c (n, layers, hidden)."""
+        """One token through the LSTM.
+
+        Args:
+            x: embedded, shape (n, pred_hidden).
+            h: state before it, shape (n, layers, pred_hidden).
+            c: the same.
+
+        Returns:
+            h and c after it, and its output in the joint's space, shape (n, joint_hidden).
+        """
         hs, cs = [], []
         for i, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.lstm):
             x, cell = torch._VF.lstm_cell(x, (h[:, i], c[:, i]), w_ih, w_hh, b_ih, b_hh)
@@ -103,7 +112,7 @@ class Decoder:
         """Encoder frames (n, frames, d_model) into the joint's space, float32."""
         return F.linear(encoded.float(), *self.enc)
 
-    def _joint(self, x: torch.Tensor) -> torch.Tensor:
+    def joint(self, x: torch.Tensor) -> torch.Tensor:
         """Logits from the sum of both sides, shape (..., joint_hidden)."""
         return F.linear(self.activation(x), *self.out)
 
@@ -139,7 +148,7 @@ class Decoder:
         """
         c = self.config
         n, frames, _ = projected.shape
-        spoken = self._joint(projected + pool.pred[slots][:, None]).argmax(-1) != c.blank
+        spoken = self.joint(projected + pool.pred[slots][:, None]).argmax(-1) != c.blank
         lanes_speak = spoken.any(1)
         if not lanes_speak.any():
             return Emissions.of([], [], [], [])
@@ -149,7 +158,7 @@ class Decoder:
         symbols = torch.zeros_like(frame)
         said: list[tuple[torch.Tensor, ...]] = []
         while len(busy):
-            logits = self._joint(projected[busy, frame[busy]] + pred[busy])
+            logits = self.joint(projected[busy, frame[busy]] + pred[busy])
             best = logits.argmax(-1)
             spoke = best != c.blank
             if spoke.any():
@@ -157,7 +166,7 @@ class Decoder:
                 if any(boosts):
                     best = _boosted(logits, best, [boosts[lane] for lane in lanes.tolist()])
                 probs = logits.softmax(-1).gather(-1, best[:, None])[:, 0]
-                h[lanes], cell[lanes], pred[lanes] = self._predict(
+                h[lanes], cell[lanes], pred[lanes] = self.predict(
                     self.embed[best], h[lanes], cell[lanes]
                 )
                 said.append((lanes, best, frame[lanes], probs))

@@ -29,6 +29,9 @@ class Runner(Protocol):
         step may still read takes turns between three. None: this step's comes from elsewhere.
     max_batch: int
         Lanes a step, at most.
+    search(slot, chunks)
+        Right after `reset`: the segment has so many chunks and is decoded by beam search. Its
+        tokens come with the last of them, their frames counted from the beginning of that one.
 
     Attributes:
         boosts: whether it can prefer phrases.

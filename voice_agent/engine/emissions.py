@@ -21,7 +21,8 @@ class Emissions:
     Attributes:
         lanes: int32, shape (m,): index into the step's batch.
         tokens: int32, shape (m,): ids.
-        frames: int32, shape (m,): frame within the chunk at which each was emitted.
+        frames: int32, shape (m,): frame within the chunk at which each was emitted; below 0 in
+            earlier chunks, where a segment is told as a whole.
         probs: float32, shape (m,): posterior of each, over all tokens and blank.
     """
 

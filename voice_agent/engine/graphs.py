@@ -191,7 +191,7 @@ class StepGraphs:
         slots: np.ndarray,
         pos: np.ndarray,
         prompts: np.ndarray,
-        boosted: list[int],
+        hosted: list[int],
         pcm: np.ndarray,
         right: int,
     ) -> Ticket:
@@ -201,7 +201,7 @@ class StepGraphs:
             slots: shape (n,).
             pos: shape (n,).
             prompts: shape (n,).
-            boosted: lanes whose decoding is left to the host.
+            hosted: lanes whose decoding is left to the host.
             pcm: int16 (32768 for 1.0) or float32, shape (n, window); may be `staging`'s.
             right: right context of all lanes.
         """
@@ -221,10 +221,10 @@ class StepGraphs:
         lanes = meta[_COUNTS:size].reshape(4, bucket)[:, :n]
         lanes[:3] = slots, pos, prompts
         lanes[3] = 0
-        lanes[3, boosted] = 1
+        lanes[3, hosted] = 1
         self._meta[:size].copy_(self._meta_host[turn][:size], non_blocking=True)
         captured.step()
-        ticket = Ticket(n, right, boosted, captured, self._results_host[turn])
+        ticket = Ticket(n, right, hosted, captured, self._results_host[turn])
         self._fetch(ticket, max(64, n * (right + 1)))
         return ticket
 

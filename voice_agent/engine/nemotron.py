@@ -77,6 +77,8 @@ class NemotronRecognizer:
         tokenizer = checkpoint.tokenizer
         self._prompt = config.prompt
         self._boosts = runner.boosts
+        # A runner that leaves decoding to somebody else, as NeMo's does, has no search.
+        self._passes = ("stream", "full", "search")[: 3 if hasattr(runner, "search") else 2]
         self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
         # Callers of one service tend to bring the same list; streams share what it compiles to.
         self._compiled = functools.lru_cache(maxsize=64)(self._compile)
@@ -133,6 +135,8 @@ class NemotronRecognizer:
         """Claim a slot; see `Recognizer.open`."""
         options = options or StreamOptions()
         boost = self._boost(options.extra)
+        if options.final_pass not in self._passes:
+            raise ValueError(f"{self.name} does not know final_pass={options.final_pass!r}")
         if self._prompt:
             self._prompt.index(options.language)
         primary = (options.language or "").split("-")[0].lower()

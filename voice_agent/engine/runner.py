@@ -19,11 +19,12 @@ import torch
 
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.checkpoint import Checkpoint
-from voice_agent.engine.decoder import BoostState, Decoder
+from voice_agent.engine.decoder import Decoder
 from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.encoder import Encoder
 from voice_agent.engine.errors import CorruptCheckpoint, EngineError, OutOfRange
 from voice_agent.engine.features import LogMel
+from voice_agent.engine.hosted import Hosted, merged, of_lanes
 from voice_agent.engine.kernels import reason_missing
 from voice_agent.engine.lean import LeanEncoder
 from voice_agent.engine.prompt import Prompt
@@ -103,7 +104,7 @@ class EngineRunner:
             self._load(checkpoint, slots, weights, kv, kernels)
             self.lean = LeanEncoder(self.encoder, self.pool) if lean else None
             self._prompts = np.zeros(slots, np.int32)
-            self._boosts: dict[int, BoostState] = {}
+            self._hosted = Hosted(self.decoder, self.pool)
             self.graphs: StepGraphs | None = None
             self._flying: Ticket | None = None
             in_range = self._try_out()
@@ -227,11 +228,13 @@ class EngineRunner:
 
         Nothing happens on the device: a step resets the slots of lanes at position 0.
         """
-        self._boosts.pop(slot, None)
-        if boost:
-            self._boosts[slot] = BoostState(boost)
+        self._hosted.reset(slot, boost)
         if self.config.prompt:
             self._prompts[slot] = self.config.prompt.index(language)
+
+    def search(self, slot: int, chunks: int) -> None:
+        """Decode a segment by search; see `voice_agent.engine.device.Runner`."""
+        self._hosted.search(slot, chunks)
 
     def staging(self, n: int, window: int) -> np.ndarray | None:
         """Where the next step's PCM is best written, int16 (n, window); None: anywhere."""
@@ -268,13 +271,8 @@ class EngineRunner:
             before.append(_shifted(said, first))
             first += most
         slots, pos = slots[first:], pos[first:]
-        boosted = (
-            [lane for lane, slot in enumerate(slots.tolist()) if slot in self._boosts]
-            if self._boosts
-            else []
-        )
-        prompts = self._prompts[slots]
-        self._flying = self.graphs.launch(slots, pos, prompts, boosted, pcm[first:], right)
+        prompts, hosted = self._prompts[slots], self._hosted.lanes(slots)
+        self._flying = self.graphs.launch(slots, pos, prompts, hosted, pcm[first:], right)
         self._flying.before, self._flying.first = before, first
         return self._flying
 
@@ -292,7 +290,7 @@ class EngineRunner:
         follow that its results would be written over (`and_read`).
         """
         assert self.graphs is not None
-        if ticket.boosted or and_read:
+        if ticket.hosted or and_read:
             self._land(ticket)
         else:
             self.graphs.settle(ticket)
@@ -305,15 +303,11 @@ class EngineRunner:
         said = self.graphs.read(ticket)
         if self._flying is ticket:
             self._flying = None
-        if ticket.boosted:
-            lanes = torch.tensor(ticket.boosted, device=self.device)
-            slots = self.graphs.slots(ticket)[lanes]
-            boosts = [self._boosts[slot] for slot in slots.tolist()]
-            frames = self.graphs.frames(ticket)[lanes]
-            theirs = self.decoder(frames, self.pool, slots, boosts)
-            own = np.asarray(ticket.boosted, np.int32)[theirs.lanes]
-            said = _merged([said, Emissions(own, theirs.tokens, theirs.frames, theirs.probs)])
-        ticket.emissions = _merged([*ticket.before, _shifted(said, ticket.first)])
+        if ticket.hosted:
+            lanes = torch.tensor(ticket.hosted, device=self.device)
+            frames, slots = self.graphs.frames(ticket)[lanes], self.graphs.slots(ticket)[lanes]
+            said = merged([said, of_lanes(self._hosted.hear(frames, slots), ticket.hosted)])
+        ticket.emissions = merged([*ticket.before, _shifted(said, ticket.first)])
 
     def parts(self, lanes: int, right: int) -> dict[str, Callable[[], None]]:
         """Features, encoder and decoder of the last step, each to be run alone and timed.
@@ -348,8 +342,7 @@ class EngineRunner:
         first = at == 0
         if first.any():
             self.decoder.begin(self.pool, lanes, first)
-        boosts = [self._boosts.get(slot) for slot in slots.tolist()] if self._boosts else []
-        return self.decoder(self.decoder.project(encoded), self.pool, lanes, boosts)
+        return self._hosted.hear(self.decoder.project(encoded), lanes)
 
     def encode(
         self, mel: torch.Tensor, slots: torch.Tensor, pos: torch.Tensor, right: int
@@ -368,19 +361,6 @@ def _shifted(said: Emissions, lanes: int) -> Emissions:
     if not lanes:
         return said
     return Emissions(said.lanes + np.int32(lanes), said.tokens, said.frames, said.probs)
-
-
-def _merged(parts: Sequence[Emissions]) -> Emissions:
-    """One of several, sorted by lane; the order within a lane is kept."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("lanes", "tokens", "frames", "probs")
-    )
-    lanes, tokens, frames, probs = columns
-    by_lane = np.argsort(lanes, kind="stable")
-    return Emissions(lanes[by_lane], tokens[by_lane], frames[by_lane], probs[by_lane])
 
 
 @functools.cache

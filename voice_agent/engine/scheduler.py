@@ -287,7 +287,7 @@ class Scheduler:
 
     def _needs_second_pass(self, stream: EngineStream, end: Request) -> bool:
         """Whether the segment's audio has yet to go through the device a second time."""
-        if stream._options.final_pass != "full":
+        if stream._options.final_pass == "stream":
             return False
         slot = stream._slot
         again = self._passes.get(slot)
@@ -369,6 +369,8 @@ class Scheduler:
                 if number == 0:
                     stream = again.stream
                     self.runner.reset(stream._slot, stream._options.language, stream._boost)
+                    if stream._options.final_pass == "search":
+                        self.runner.search(stream._slot, again.total)  # type: ignore[attr-defined]
             slots = np.append(slots, [again.stream._slot for again, _ in step.passes])
             numbers = np.append(numbers, [number for _, number in step.passes])
         pos = numbers * step.chunks.frames

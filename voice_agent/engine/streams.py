@@ -63,7 +63,7 @@ class EngineStream(Feeding):
         """Take over a slot that nobody else has."""
         feeders.rings.claim(slot, chunks.right)
         takers.taker[slot] = -1
-        super().__init__(feeders, chunks, slot, keeps=options.final_pass == "full")
+        super().__init__(feeders, chunks, slot, keeps=options.final_pass != "stream")
         self.decoding = Decoding()
         self._on_event = on_event
         self._deliver = deliver

@@ -40,7 +40,7 @@ class Ticket:
     Attributes:
         lanes: that it computes.
         right: their right context.
-        boosted: lanes whose decoding is left to the host.
+        hosted: lanes whose decoding is left to the host.
         captured: what runs; None where the step is done already.
         results: host memory that the device's results come to.
         fetched: tokens that were asked for.
@@ -53,7 +53,7 @@ class Ticket:
 
     lanes: int
     right: int
-    boosted: list[int] = field(default_factory=list)
+    hosted: list[int] = field(default_factory=list)
     captured: Captured | None = None
     results: torch.Tensor | None = None
     fetched: int = 0

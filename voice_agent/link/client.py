@@ -181,7 +181,7 @@ class EngineClient:
     def _begin(self, stream: LinkedStream, options: StreamOptions) -> Way:
         """Give a stream its way to the engine that is there. Under the lock."""
         # A second pass needs the audio once more, which is kept where it is fed.
-        if self._feeders is None or self._writing is None or options.final_pass == "full":
+        if self._feeders is None or self._writing is None or options.final_pass != "stream":
             stream.way, stream.manuscript = ByOrders(self, stream.number), None
         else:
             stream.way = ByRing(self, stream.number, self._feeders)

@@ -1,0 +1,189 @@
+"""Beam search over a finished segment's encoder frames, for finals that may take longer.
+
+Greedy decoding takes the best token of every frame and lives with it. This keeps the `WIDTH` most
+likely texts from frame to frame. At a frame each may go on by some tokens, and must end with a
+blank; the ways that lead to one text are added up (Graves 2012, arXiv 1211.3711, section 2.7, but
+with all texts at the same frame).
+
+Engine thread only. It asks the joint and the prediction network for all texts at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from voice_agent.engine.boosting import START, PhraseBoost, Place
+from voice_agent.engine.emissions import Said
+
+if TYPE_CHECKING:
+    from voice_agent.engine.decoder import Decoder
+
+WIDTH = 4
+"""Texts that are kept from frame to frame."""
+_WORSE = 8.0  # nats behind the best text at which one is given up
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A text so far.
+
+    Attributes:
+        tokens: of it.
+        frames: at which each was emitted, on the most likely way.
+        probs: posterior of each there.
+        score: log probability of all ways to it.
+        at: row of the prediction network's state.
+        boost: how far the phrases have been said.
+    """
+
+    tokens: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
+    probs: tuple[float, ...] = ()
+    score: float = 0.0
+    at: int = 0
+    boost: tuple[Place, ...] = START
+
+
+class BeamSearch:
+    """One segment's search; its frames come in chunks."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        chunks: int,
+        phrases: PhraseBoost | None = None,
+        width: int = WIDTH,
+    ) -> None:
+        """Begin.
+
+        Args:
+            decoder: joint and prediction network.
+            chunks: that will come; the text is told with the last of them.
+            phrases: to prefer.
+            width: texts that are kept.
+        """
+        self._decoder = decoder
+        self._left = chunks
+        self._phrases = phrases
+        self._width = width
+        self._frame = 0
+        self._texts = [_Text()]
+        # State after each text: rows of lstm_h, lstm_c (rows, layers, hidden), pred (rows, joint).
+        self._state = tuple(tensor[None] for tensor in decoder.start)
+
+    def feed(self, projected: torch.Tensor) -> Said | None:
+        """Hear a chunk.
+
+        Args:
+            projected: shape (frames, joint_hidden), from `Decoder.project`.
+
+        Returns:
+            After the last chunk the tokens of the best text, the frame of each counted from the
+            beginning of that chunk (below 0 before it), and its posterior; before, None.
+        """
+        for frame in projected:
+            self._hear(frame)
+            self._frame += 1
+        self._left -= 1
+        if self._left:
+            return None
+        best, first = self._texts[0], self._frame - len(projected)
+        return best.tokens, [frame - first for frame in best.frames], best.probs
+
+    def _hear(self, frame: torch.Tensor) -> None:
+        """Go on by a frame, shape (joint_hidden,)."""
+        blank = self._decoder.config.blank
+        ended: dict[tuple[int, ...], _Text] = {}
+        going = self._texts
+        for symbols in range(self._decoder.config.max_symbols + 1):
+            rows = torch.tensor([text.at for text in going], device=frame.device)
+            scores = self._decoder.joint(frame + self._state[2][rows]).log_softmax(-1)
+            for text, score in zip(going, scores[:, blank].tolist(), strict=True):
+                _add(ended, replace(text, score=text.score + score))
+            best = sorted(ended.values(), key=lambda text: -text.score)[: self._width]
+            if symbols == self._decoder.config.max_symbols:
+                break
+            least = best[0].score - _WORSE
+            if len(best) == self._width:
+                least = max(least, best[-1].score)
+            going = self._spoken(going, scores[:, :blank], least)
+            if not going:
+                break
+        self._texts = best
+        self._forget()
+
+    def _spoken(self, texts: list[_Text], scores: torch.Tensor, least: float) -> list[_Text]:
+        """The best texts that are one token longer, and better than `least` before any blank."""
+        posteriors = scores
+        if self._phrases is not None:
+            scores = torch.stack(
+                [self._boosted(t.boost, row) for t, row in zip(texts, scores, strict=True)]
+            )
+        likely = scores.topk(min(self._width, scores.shape[1]), -1)
+        found = sorted(
+            (
+                (text.score + score, row, token)
+                for row, text in enumerate(texts)
+                for score, token in zip(
+                    likely.values[row].tolist(), likely.indices[row].tolist(), strict=True
+                )
+                if text.score + score > least
+            ),
+            reverse=True,
+        )[: self._width]
+        if not found:
+            return []
+        tokens = torch.tensor([token for _, _, token in found], device=scores.device)
+        rows = torch.tensor([row for _, row, _ in found], device=scores.device)
+        probs = posteriors[rows, tokens].exp().tolist()
+        before = torch.tensor([texts[row].at for _, row, _ in found], device=scores.device)
+        h, cell, _ = self._state
+        after = self._decoder.predict(self._decoder.embed[tokens], h[before], cell[before])
+        first = len(h)
+        self._state = tuple(
+            torch.cat((old, new)) for old, new in zip(self._state, after, strict=True)
+        )
+        return [
+            _Text(
+                (*texts[row].tokens, token),
+                (*texts[row].frames, self._frame),
+                (*texts[row].probs, prob),
+                score,
+                first + number,
+                self._phrases.after(texts[row].boost, token) if self._phrases else START,
+            )
+            for number, ((score, row, token), prob) in enumerate(zip(found, probs, strict=True))
+        ]
+
+    def _boosted(self, boost: tuple[Place, ...], scores: torch.Tensor) -> torch.Tensor:
+        """Log probabilities of a text's tokens, phrases preferred; their sum stays what it is.
+
+        So a boost chooses between tokens, and not between a token and blank, as in greedy decoding.
+        """
+        assert self._phrases is not None
+        bonus = self._phrases.bonus(boost)
+        more = scores.clone()
+        at = torch.tensor(list(bonus), device=scores.device)
+        more[at] += torch.tensor(list(bonus.values()), device=scores.device)
+        return more - more.logsumexp(-1) + scores.logsumexp(-1)
+
+    def _forget(self) -> None:
+        """Keep the state of the texts that are left."""
+        rows = torch.tensor([text.at for text in self._texts], device=self._state[0].device)
+        self._state = tuple(tensor[rows] for tensor in self._state)
+        self._texts = [replace(text, at=row) for row, text in enumerate(self._texts)]
+
+
+def _add(texts: dict[tuple[int, ...], _Text], text: _Text) -> None:
+    """Add a way to a text; it keeps the frames of the likeliest one."""
+    known = texts.get(text.tokens)
+    if known is None:
+        texts[text.tokens] = text
+        return
+    better, worse = (known, text) if known.score >= text.score else (text, known)
+    both = better.score + math.log1p(math.exp(worse.score - better.score))
+    texts[text.tokens] = replace(better, score=both)
