@@ -219,6 +219,17 @@ class CausalSubsampling(nn.Module):
         )
         self.out = nn.Linear(c * int(subsampled_length(shape.feat_in)), shape.d_model)
 
+    @torch.no_grad()
+    def expect(self, values: Tensor) -> None:
+        """Fold the mean and deviation of log-mel values into the first convolution.
+
+        The features are not normalised (about -8 +- 5), as the real model's are not; without this
+        the constant drowns the signal and learning stalls.
+        """
+        mean, deviation, first = values.mean(), values.std(), self.conv[0]
+        first.bias -= first.weight.sum((1, 2, 3)) * mean / deviation
+        first.weight /= deviation
+
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map [batch, mels, frames] and its lengths to [batch, frames / 8, d_model] and theirs."""
         if mel.device.type == "cpu":

@@ -1,6 +1,7 @@
-"""Begins tiny-en's encoder from Whisper tiny.en's, which has heard more people than we have.
+r"""Begins tiny-en's encoder from Whisper tiny.en's, which has heard more people than we have.
 
-    python -m training.graft --teacher model.bin --speech ../shared/speech --out graft.nemo
+    python -m training.graft --teacher model.bin --speech ../shared/speech \
+        --tokenizer tokenizer.model --out graft.nemo
 
 Both are four pre-norm transformers of the same width, but Whisper hears 20 ms frames, both
 directions and where in the clip it is, and has one feed-forward a layer where a Conformer has two
@@ -48,7 +49,7 @@ from training.tiny_en import SHAPE
 
 GELU = 1.702
 LATE = 1  # frames by which the student's frame comes after Whisper's four: it ends with its audio
-RIGHT = 13  # the context that is fitted: the widest one, which knows most
+LEFT, RIGHT = SHAPE.att_context_size[0]  # what is fitted: the widest context, which knows most
 ROWS = 8  # clips in a step of the subsampling
 WELL_KNOWN = 40  # clips that it takes to know the mean of a place
 
@@ -75,6 +76,10 @@ class Clips:
         mean[known:] = mean[max(0, known - 20) : known].mean(0)
         joined = torch.cat(values)
         return joined - torch.cat([mean[: len(v)] for v in values]) + joined.mean(0)
+
+    def layer(self, index: int, what: str) -> Tensor:
+        """Return the same of a field of `LayerHeard`."""
+        return self.joined(lambda heard: getattr(heard.layers[index], what))
 
 
 def listened(ear: WhisperEar, waves: Iterable[np.ndarray], mels: int) -> Clips:
@@ -110,11 +115,7 @@ def fit(layer: nn.Linear, x: Tensor, wanted: Tensor, scale: float = 1.0) -> floa
 def fit_subsampling(model: FastConformerRNNT, clips: Clips, steps: int, seed: int) -> float:
     """Train the subsampling to give what Whisper's convolutions do; return the share explained."""
     rng, subsampling = np.random.default_rng(seed), model.encoder.pre_encode
-    values = torch.cat([mel.flatten() for mel in clips.mel[:50]])
-    first = subsampling.conv[0]
-    with torch.no_grad():  # features are not normalised, as the real model's are not
-        first.bias -= first.weight.sum((1, 2, 3)) * values.mean() / values.std()
-        first.weight /= values.std()
+    subsampling.expect(torch.cat([mel.flatten() for mel in clips.mel[:50]]))
     spread = torch.cat([heard.front for heard in clips.heard]).var(0).mean()
     optimizer = torch.optim.AdamW(subsampling.parameters(), lr=3e-3, betas=(0.9, 0.98))
     by_length = sorted(range(len(clips.mel)), key=lambda i: clips.mel[i].shape[2])
@@ -155,20 +156,19 @@ def _fit_half(
 
 def _fit_places(attention: RelativeAttention, seen: list[Tensor]) -> None:
     """Fit the scores of relative places to the mean log attention [heads, frames, frames]."""
-    heads, left = attention.heads, 70
-    distances = torch.arange(-RIGHT, left + 1)
-    total, count = torch.zeros(heads, len(distances)), torch.zeros(len(distances))
+    distances = torch.arange(-RIGHT, LEFT + 1)
+    total, count = torch.zeros(attention.heads, len(distances)), torch.zeros(len(distances))
     for weights in seen:
         frames = torch.arange(weights.shape[1])
         apart = frames[:, None] - frames
-        inside = (apart <= left) & chunk_mask(len(frames), left, RIGHT, frames.device)
+        inside = (apart <= LEFT) & chunk_mask(len(frames), LEFT, RIGHT, frames.device)
         count.index_add_(0, apart[inside] + RIGHT, torch.ones(int(inside.sum())))
         log = weights.clamp(min=1e-4).log()
         total.index_add_(1, apart[inside] + RIGHT, log[:, inside])
     mean = total / count.clamp(min=1)
     d_model, d_head = attention.linear_pos.in_features, attention.d_head
     # Row `longest - d` of the table is the distance d.
-    longest = left + RIGHT
+    longest = LEFT + RIGHT
     table = relative_positions(longest + 1, d_model, mean.device)[longest - distances]
     gram = table @ table.T + 0.1 * torch.eye(len(distances))
     wanted = math.sqrt(d_head) * (mean - mean.mean(1, keepdim=True))
@@ -182,7 +182,7 @@ def _fit_places(attention: RelativeAttention, seen: list[Tensor]) -> None:
 def _attended(attention: RelativeAttention, x: Tensor) -> Tensor:
     """Return what the heads of one clip [frames, d_model] see, before the output layer."""
     out, attention.linear_out = attention.linear_out, nn.Identity()
-    hidden = ~chunk_mask(len(x), 70, RIGHT, x.device)[None, None]
+    hidden = ~chunk_mask(len(x), LEFT, RIGHT, x.device)[None, None]
     seen = attention(x[None], hidden, relative_positions(len(x), x.shape[1], x.device))[0]
     attention.linear_out = out
     return seen
@@ -215,35 +215,29 @@ def graft(model: FastConformerRNNT, ear: WhisperEar, clips: Clips) -> Iterator[s
     rest = x  # of a layer's units before GELU, those that the next layer begins with
     for index, layer in enumerate(layers):
         if index:
-            missing = clips.joined(lambda h, i=index - 1: h.layers[i].after) - x
+            missing = clips.layer(index - 1, "after") - x
             x = _fit_half(layer.feed_forward1, layer.norm_feed_forward1, x, rest, missing)
         at = layer.self_attn
         layer.norm_self_att.weight.fill_(1.0)
         layer.norm_self_att.bias.zero_()
         normed = layer.norm_self_att(x)
-        wanted = clips.joined(lambda h, i=index: h.layers[i].qkv).chunk(3, 1)
-        told = [
-            f"{name} {fit(linear, normed, values):.2f}"
-            for name, linear, values in zip(
-                "qkv", (at.linear_q, at.linear_k, at.linear_v), wanted, strict=True
-            )
-        ]
+        wanted = clips.layer(index, "qkv").chunk(3, 1)
+        qkv = zip("qkv", (at.linear_q, at.linear_k, at.linear_v), wanted, strict=True)
+        told = [f"{name} {fit(linear, normed, y):.2f}" for name, linear, y in qkv]
         _fit_places(at, [heard.layers[index].attention for heard in clips.heard])
         seen = torch.cat([_attended(at, part) for part in normed.split(clips.lengths)])
-        added = clips.joined(lambda h, i=index: h.layers[i].attended)
-        told.append(f"attention {fit(at.linear_out, seen, added):.2f}")
+        told.append(f"attention {fit(at.linear_out, seen, clips.layer(index, 'attended')):.2f}")
         x = x + at.linear_out(seen)
         layer.conv.pointwise_conv2.weight.zero_()
         layer.conv.pointwise_conv2.bias.zero_()
-        inner, last = clips.joined(lambda h, i=index: h.layers[i].inner), index + 1 == len(layers)
+        inner, last = clips.layer(index, "inner"), index + 1 == len(layers)
         out = ear.weights[f"layer_{index}/ffn/linear_1/weight"]
         order = (F.gelu(inner).abs().mean(0) * out.norm(dim=0)).argsort()
         weak, strong = order[:half], order[half:]
-        # No layer comes after the last one to take the other half.
-        units = strong if last else weak
-        added = F.gelu(inner[:, units]) @ out[:, units].T
-        if last:
-            added = clips.joined(lambda h, i=index: h.layers[i].fed)
+        if last:  # no layer comes after it to take the other half
+            units, added = strong, clips.layer(index, "fed")
+        else:
+            units, added = weak, F.gelu(inner[:, weak]) @ out[:, weak].T
         x = _fit_half(layer.feed_forward2, layer.norm_feed_forward2, x, inner[:, units], added)
         # Whisper does not norm its stream between layers: keep its mean and its size.
         layer.norm_out.weight.fill_(1.0 if last else float(x.std(-1).mean()))

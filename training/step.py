@@ -207,19 +207,11 @@ class Step:
 
     @torch.no_grad()
     def calibrate(self, played: Played) -> None:
-        """Fold the features' mean and deviation into the first layers, which start near zero mean.
-
-        The features are not normalised (about -8 +- 5), as the real model's are not; without this
-        the constant drowns the signal and learning stalls.
-        """
+        """Let the subsampling expect these features, and give frames of mean 0 and deviation 1."""
         mel, frames = self.features(played, self._clean(played))
         subsampling = self.student.model.encoder.pre_encode
         inside = torch.arange(mel.shape[2], device=mel.device) < frames[:, None]
-        values = mel.transpose(1, 2)[inside]
-        mean, deviation = values.mean(), values.std()
-        first = subsampling.conv[0]
-        first.bias -= first.weight.sum((1, 2, 3)) * mean / deviation
-        first.weight /= deviation
+        subsampling.expect(mel.transpose(1, 2)[inside])
         out, lengths = subsampling(mel, frames)
         inside = torch.arange(out.shape[1], device=mel.device) < lengths[:, None]
         mean, deviation = out[inside].mean(0), out[inside].std()

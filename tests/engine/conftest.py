@@ -19,6 +19,19 @@ def random_checkpoint(random_model):
     return read_nemo(random_model[1])
 
 
+@pytest.fixture(scope="module")
+def recognizer(random_checkpoint):
+    """Four slots of the random model on the CPU; a module that wants another has its own."""
+    from voice_agent.engine.nemotron import NemotronRecognizer
+    from voice_agent.engine.runner import EngineRunner
+
+    recognizer = NemotronRecognizer(
+        random_checkpoint, EngineRunner(random_checkpoint, slots=4), slots=4
+    )
+    yield recognizer
+    recognizer.close()
+
+
 @pytest.fixture
 def noise():
     """Audio of any length that a random model does not find dull."""

@@ -122,9 +122,9 @@ def level(value: float, samples: int = 1280) -> np.ndarray:
     return np.full(samples, value, dtype=np.float32)
 
 
-def windows_of(audio: np.ndarray, right: int) -> list[np.ndarray]:
+def windows_of(audio: np.ndarray, right: int, chunks: Chunks | None = None) -> list[np.ndarray]:
     """What a finished segment's chunks are computed from, one after another."""
-    chunks = CHUNKS[right]
+    chunks = chunks or CHUNKS[right]
     if audio.dtype == np.int16:
         audio = audio / np.float32(32768)
     windows = []

@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from tests.engine.test_boosting import hear as hear_boosted
+from tests.engine.fakes import windows_of
 from tests.support.collect import Collector
 from voice_agent.engine import beam
 from voice_agent.engine.beam import BeamSearch
 from voice_agent.engine.boosting import PhraseBoost
+from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.config import DecoderConfig
 from voice_agent.engine.decoder import Decoder
-from voice_agent.engine.nemotron import NemotronRecognizer
 from voice_agent.engine.recognizer import StreamOptions
 from voice_agent.engine.runner import EngineRunner
 
@@ -124,15 +123,6 @@ def test_a_boost_in_a_search_leaves_blank_what_it_was(decoder):
     assert more[1] > scores[1] and more[0] < scores[0]
 
 
-@pytest.fixture(scope="module")
-def recognizer(random_checkpoint):
-    recognizer = NemotronRecognizer(
-        random_checkpoint, EngineRunner(random_checkpoint, slots=4), slots=4
-    )
-    yield recognizer
-    recognizer.close()
-
-
 def finals(recognizer, audio, passes, **extra):
     """A final of each kind for the same audio, all streams at once."""
     collectors, streams = [Collector() for _ in passes], []
@@ -163,19 +153,14 @@ def test_a_searched_final_is_the_engines_own_search_and_its_neighbours_are_not_c
     assert searched.tokens == again.tokens != ()
     # The same frames, asked outside the engine's thread.
     runner = EngineRunner(random_checkpoint, slots=1)
-    chunks = recognizer._scheduler.chunks[max(recognizer.right_contexts)]
-    total = chunks.total(len(audio))
-    pcm = np.zeros(total * chunks.samples + chunks.window_samples, np.float32)
-    pcm[chunks.lead : chunks.lead + len(audio)] = audio
+    right = max(recognizer.right_contexts)
+    chunks = Chunks.of(runner.config, right)
+    windows = windows_of(audio, right, chunks)
     runner.reset(0)
-    runner.search(0, total)
-    for number in range(total):
-        begin = number * chunks.samples
-        window = pcm[None, begin : begin + chunks.window_samples].copy()
-        if chunks.unread:
-            window[:, -chunks.unread :] = 0
-        said = runner.step([0], [number * chunks.frames], window, chunks.right)
-        assert len(said) == 0 or number == total - 1
+    runner.search(0, len(windows))
+    for number, window in enumerate(windows):
+        said = runner.step([0], [number * chunks.frames], window[None], right)
+        assert len(said) == 0 or number == len(windows) - 1
     assert tuple(said.tokens.tolist()) == searched.tokens
     times = [word.end_s for word in searched.words]
     assert times == sorted(times) and all(0.0 <= end <= searched.audio_s for end in times)
@@ -186,7 +171,7 @@ def test_a_searched_segment_prefers_its_phrases(recognizer, noise):
     ((plain, _),) = finals(recognizer, audio, ["search"])
     ((boosted, _),) = finals(recognizer, audio, ["search"], phrases={"zebras": 20.0})
     assert "zebras" in boosted.text and "zebras" not in plain.text
-    (greedy,) = hear_boosted(recognizer, audio, [None])
+    ((greedy, _),) = finals(recognizer, audio, ["stream"])
     assert "zebras" not in greedy.text
 
 

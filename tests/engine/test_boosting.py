@@ -13,9 +13,7 @@ from tests.support.collect import Collector
 from voice_agent.engine import load_recognizer
 from voice_agent.engine.boosting import DEFAULT_BOOST, START, PhraseBoost, Vocabulary
 from voice_agent.engine.decoder import BoostState, _boosted
-from voice_agent.engine.nemotron import NemotronRecognizer
 from voice_agent.engine.recognizer import StreamOptions
-from voice_agent.engine.runner import EngineRunner
 
 SURFACES = ("<unk>", " n", " ne", "e", "mo", "m", "o", "tron", " t", "ron", " a", "z", " N")
 UNK, N, NE, E, MO, M, O, TRON, T, RON, A, Z, CAPITAL = range(len(SURFACES))  # noqa: E741
@@ -85,15 +83,6 @@ def test_only_lanes_with_phrases_change_and_blank_is_not_theirs_to_beat():
     logits[:, T], logits[:, -1] = 1.0, 0.5
     best = _boosted(logits, torch.tensor([T, T]), [BoostState(boost), None])
     assert best.tolist() == [A, T]
-
-
-@pytest.fixture(scope="module")
-def recognizer(random_checkpoint):
-    recognizer = NemotronRecognizer(
-        random_checkpoint, EngineRunner(random_checkpoint, slots=4), slots=4
-    )
-    yield recognizer
-    recognizer.close()
 
 
 def hear(recognizer, audio, phrases):

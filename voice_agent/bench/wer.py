@@ -16,11 +16,18 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from voice_agent.engine.recognizer import Event, Failed, Final, Recognizer, StreamOptions
+from voice_agent.engine.recognizer import (
+    Event,
+    Failed,
+    Final,
+    FinalPass,
+    Recognizer,
+    StreamOptions,
+)
 
 RESAMPLES = 1000
 IN_FLIGHT = 4  # clips decoded side by side
@@ -257,16 +264,14 @@ def run(
           "p50 / p95 | source |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|")
     rights = right_contexts or list(recognizer.right_contexts)
-    passes: list[tuple[int | None, str]] = [(r, "stream") for r in rights or (None,)]
+    passes: list[tuple[int | None, FinalPass]] = [(r, "stream") for r in rights or (None,)]
     if full and rights:
         passes.append((min(rights), "full"))
     if search and rights:
         passes.append((min(rights), "search"))
     for right, final_pass in passes:
         with console.status(f"{len(clips)} clips at right context {right}, {final_pass} final"):
-            options = StreamOptions(
-                right_context=right, partials=False, final_pass=cast(Any, final_pass)
-            )
+            options = StreamOptions(right_context=right, partials=False, final_pass=final_pass)
             texts, rtf = measure(recognizer, clips, options)
             finals = time_to_final(recognizer, clips[:live], options) if live else []
         p50, p95 = (float(np.percentile(finals, q)) if finals else None for q in (50, 95))

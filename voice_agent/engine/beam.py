@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from voice_agent.engine.boosting import START, PhraseBoost, Place
+from voice_agent.engine.decoder import Decoder, with_bonus
 from voice_agent.engine.emissions import Said
-
-if TYPE_CHECKING:
-    from voice_agent.engine.decoder import Decoder
 
 WIDTH = 4
 """Texts that are kept from frame to frame."""
@@ -165,10 +162,7 @@ class BeamSearch:
         So a boost chooses between tokens, and not between a token and blank, as in greedy decoding.
         """
         assert self._phrases is not None
-        bonus = self._phrases.bonus(boost)
-        more = scores.clone()
-        at = torch.tensor(list(bonus), device=scores.device)
-        more[at] += torch.tensor(list(bonus.values()), device=scores.device)
+        more = with_bonus(scores, self._phrases, boost)
         return more - more.logsumexp(-1) + scores.logsumexp(-1)
 
     def _forget(self) -> None:

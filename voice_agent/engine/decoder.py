@@ -31,6 +31,16 @@ class BoostState:
     state: tuple[Place, ...] = START
 
 
+def with_bonus(
+    scores: torch.Tensor, phrases: PhraseBoost, state: tuple[Place, ...]
+) -> torch.Tensor:
+    """Scores of all tokens, shape (tokens,), and what phrases that are so far said add to them."""
+    bonus = phrases.bonus(state)
+    tokens = torch.tensor(list(bonus), device=scores.device)
+    more = torch.tensor(list(bonus.values()), device=scores.device)
+    return scores.index_add(0, tokens, more)
+
+
 def _boosted(
     logits: torch.Tensor, best: torch.Tensor, boosts: Sequence[BoostState | None]
 ) -> torch.Tensor:
@@ -44,11 +54,7 @@ def _boosted(
     best = best.clone()
     for row, boost in enumerate(boosts):
         if boost is not None:
-            bonus = boost.phrases.bonus(boost.state)
-            scores = logits[row, :-1].clone()
-            tokens = torch.tensor(list(bonus), device=scores.device)
-            scores[tokens] += torch.tensor(list(bonus.values()), device=scores.device)
-            best[row] = scores.argmax()
+            best[row] = with_bonus(logits[row, :-1], boost.phrases, boost.state).argmax()
             boost.state = boost.phrases.after(boost.state, int(best[row]))
     return best
 

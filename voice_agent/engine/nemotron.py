@@ -78,7 +78,7 @@ class NemotronRecognizer:
         self._prompt = config.prompt
         self._boosts = runner.boosts
         # A runner that leaves decoding to somebody else, as NeMo's does, has no search.
-        self._passes = ("stream", "full", "search")[: 3 if hasattr(runner, "search") else 2]
+        self._passes = {"stream", "full"} | ({"search"} if hasattr(runner, "search") else set())
         self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
         # Callers of one service tend to bring the same list; streams share what it compiles to.
         self._compiled = functools.lru_cache(maxsize=64)(self._compile)

@@ -98,6 +98,7 @@ class Scheduler:
         self._wait = getattr(runner, "collect", None)
         self._ahead = 2 if self._wait else 1
         self._offered = getattr(runner, "staging", None)
+        self._search = getattr(runner, "search", None)
         self._staging = Staging(self._ahead + 1)
         self._lock = threading.Lock()  # guards _free and _owners, and open against dying
         self._free = list(range(slots - 1, -1, -1))
@@ -367,10 +368,7 @@ class Scheduler:
         if step.passes:
             for again, number in step.passes:
                 if number == 0:
-                    stream = again.stream
-                    self.runner.reset(stream._slot, stream._options.language, stream._boost)
-                    if stream._options.final_pass == "search":
-                        self.runner.search(stream._slot, again.total)  # type: ignore[attr-defined]
+                    again.begin(self.runner, self._search)
             slots = np.append(slots, [again.stream._slot for again, _ in step.passes])
             numbers = np.append(numbers, [number for _, number in step.passes])
         pos = numbers * step.chunks.frames

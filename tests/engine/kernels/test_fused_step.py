@@ -44,8 +44,12 @@ def runners(one_pair):
     return one_pair
 
 
-def assert_same_steps(fused, plain, right: int, steps, asked=None) -> int:
-    """Step both over noise; `asked` is by slot what a segment asks for. How much was said."""
+def assert_same_steps(fused, plain, right: int, steps, asked=None, searched=None) -> int:
+    """Step both over noise.
+
+    By slot, `asked` is what a segment asks for, and `searched` the chunks of one that is searched.
+    How much was said.
+    """
     asked = asked or {}
     chunks = Chunks.of(plain.config, right)
     rng = np.random.default_rng(right)
@@ -56,6 +60,8 @@ def assert_same_steps(fused, plain, right: int, steps, asked=None) -> int:
             at[slot] = 0
             for runner in (fused, plain):
                 runner.reset(slot, **asked.get(slot, {}))
+                if slot in (searched or {}):
+                    runner.search(slot, searched[slot])
         pcm = rng.standard_normal((len(slots), chunks.window_samples)).astype(np.float32)
         pos = [at[slot] for slot in slots]
         got = fused.step(slots, pos, pcm, right)
@@ -94,6 +100,11 @@ def test_a_lane_with_phrases_is_decoded_by_the_host_and_its_mates_on_the_device(
     boost = PhraseBoost({"d": 20.0, "k": 15.0}, surfaces)
     fused, plain = runners
     assert assert_same_steps(fused, plain, 1, STEPS[:2], {3: {"boost": boost}}) > 1
+
+
+def test_a_searched_lane_is_told_with_its_last_chunk_and_its_mates_as_ever(runners):
+    fused, plain = runners
+    assert assert_same_steps(fused, plain, 1, STEPS[:2], searched={3: 2}) > 1
 
 
 def test_lanes_that_talk_on_get_more_rounds(monkeypatch):
