@@ -92,7 +92,9 @@ def calls_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
     for name, report in reports.items():
         c, rows = report["conditions"], [Call(**row) for row in report["rows"]]
         parts.append(f"\n**{c['model']}, the server on one core of {c['cpu']}**:\n")
-        names = sorted({p for row in rows for p in row.parts}, key=lambda p: -_share(rows[0], p))
+        names = sorted(
+            {p for row in rows for p in row.parts}, key=lambda p: (-_share(rows[0], p), p)
+        )
         head = ["over", "calls", "turns answered", "cores", "carried", *names]
         parts += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for row in rows:

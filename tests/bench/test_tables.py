@@ -83,3 +83,11 @@ def test_the_page_agrees_with_the_recorded_calls():
     assert shown is not None
     assert shown[0] == tables.calls_page(tables.recorded_calls())
     assert "that one core carried" in shown[0] and " ms" not in shown[0]
+
+
+def test_parts_that_took_the_same_time_stand_by_name():
+    """A set's order is another one in every process."""
+    (report,) = tables.recorded_calls().values()
+    parts = dict.fromkeys("hgfedcba", 0.1)
+    even = report | {"rows": [row | {"parts": parts} for row in report["rows"]]}
+    assert "| a | b | c | d | e | f | g | h |" in tables.calls_page({"even": even})

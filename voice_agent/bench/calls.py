@@ -268,7 +268,7 @@ def profile_table(rows: Sequence[Row]) -> str:
     """What the time goes to: milliseconds of a core, for each second of each call."""
     names = sorted(
         {part for row in rows for part in row.parts},
-        key=lambda part: -sum(row.parts.get(part, 0.0) / row.calls for row in rows),
+        key=lambda part: (-sum(row.parts.get(part, 0.0) / row.calls for row in rows), part),
     )
     head = ["ms of a core for a second of a call", *(f"{r.over}, {r.calls}" for r in rows)]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
