@@ -80,7 +80,8 @@ class Step:
         ear: WhisperEar | None,
     ) -> None:
         self.recipe, self.pool, self.device, self.ear = recipe, pool, device, ear
-        self.student = Student(shape, ear.output_size if ear else 0).to(device)
+        taught = (ear.output_size, ear.layers) if ear else (0, 1)
+        self.student = Student(shape, *taught).to(device)
         self.mel = LogMel(shape.feat_in, device, tracts=VOCAL_TRACTS)
         # Listed once: walking the modules at every step takes a tenth of the step.
         self.trained = list(self.student.parameters())
@@ -111,6 +112,7 @@ class Step:
             phones=max(0.0, 1.0 - progress / recipe.phones_part),
             teacher=recipe.teacher_weight * max(recipe.teacher_floor, 1.0 - progress / 0.8),
             consistency=recipe.consistency,
+            lm=recipe.lm_weight,
         )
 
     def drawn(self, draw: Draw, progress: float, rng: np.random.Generator) -> Played:
@@ -177,7 +179,7 @@ class Step:
             phones = phones.repeat(views, 1, 1)
         if self.ear:
             with self._half():
-                heard = self.ear(clean).repeat(views, 1, 1)
+                heard = self.ear(clean).repeat(views, 1, 1, 1)
         strength = Strength.unpacked(played.strength)
         return Batch(
             mask_features(borrow(mel, frames, strength.borrow), frames, strength),

@@ -45,6 +45,7 @@ class Recipe:
     ctc_weight: float = 0.3
     rnnt_rows: float = 0.5  # share of a batch that the transducer, the dearest loss, is given
     rnnt_from: float = 0.1  # progress until which CTC alone aligns the encoder, at half the cost
+    lm_weight: float = 0.3  # of the prediction network as a language model, with the transducer's
     teacher_weight: float = 4.0
     teacher_floor: float = 1.0  # share of that weight which stays to the end
     short_part: float = 0.1  # progress until which utterances are short, which align sooner
@@ -72,7 +73,7 @@ class Batch:
     targets: Tensor  # [rows, tokens]
     counts: Tensor  # [rows] tokens
     phones: Tensor | None = None  # [rows, encoder frames, 2]; -100 where none is known
-    heard: Tensor | None = None  # [rows, encoder frames, size]: the teacher's
+    heard: Tensor | None = None  # [rows, encoder frames, layers, size]: the teacher's
     rnnt: Tensor | None = None  # rows that the transducer's loss is computed on; None is none
     near: bool = False  # whether the views' distance is a loss
 
@@ -85,10 +86,11 @@ class Weights:
     phones: Number
     teacher: Number
     consistency: Number
+    lm: Number
 
     def packed(self) -> Tensor:
-        """Return them as one tensor [4]."""
-        return torch.tensor([self.aligning, self.phones, self.teacher, self.consistency])
+        """Return them as one tensor [5]."""
+        return torch.tensor([self.aligning, self.phones, self.teacher, self.consistency, self.lm])
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> Weights:
@@ -97,23 +99,34 @@ class Weights:
 
 
 class Student(nn.Module):
-    """The model and the heads that exist only while training."""
+    """The model and the heads that exist only while training.
 
-    def __init__(self, shape: ModelShape, teacher_size: int) -> None:
+    Where student and teacher have as many layers, each of the student's is held to the teacher's
+    (arXiv 1909.10351); else the last one alone.
+    """
+
+    def __init__(self, shape: ModelShape, teacher_size: int, teacher_layers: int = 1) -> None:
         super().__init__()
         self.shape = shape
         self.model = FastConformerRNNT(shape)
         self.ctc = nn.Linear(shape.d_model, shape.vocab_size + 1)
         self.phones = nn.Linear(shape.d_model, 2 * len(PHONES))
-        self.teacher = TeacherLoss(shape.d_model, teacher_size) if teacher_size else None
+        within = shape.n_layers - 1 if teacher_layers == shape.n_layers else 0
+        # What the last layer is late with, the ones before it cannot have waited for.
+        delays = [(1,)] * within + [(1, 2)]
+        self.teacher = nn.ModuleList(
+            TeacherLoss(shape.d_model, teacher_size, late) for late in delays if teacher_size
+        )
 
     def losses(self, batch: Batch, weights: Weights, half: torch.autocast) -> dict[str, Tensor]:
         """Return every loss by name, and `total`, their weighted sum."""
         # A loss inside the stack (arXiv 2102.03216) lets its lower part learn before the upper.
-        taps = (max(0, self.shape.n_layers - 2),)
+        last = self.shape.n_layers - 1
         with half:
-            encoded, lengths, inner = self.model.encoder(batch.mel, batch.frames, batch.right, taps)
-            heights = torch.stack((encoded, *inner))
+            encoded, lengths, stack = self.model.encoder(
+                batch.mel, batch.frames, batch.right, range(max(1, last))
+            )
+            heights = torch.stack((encoded, stack[max(0, last - 1)]))
             scores = self.ctc(heights)
             phones = None if batch.phones is None else self.phones(heights)
         logs = scores.float().log_softmax(-1)
@@ -124,8 +137,8 @@ class Student(nn.Module):
             losses["apart"] = consistency(logs[0], lengths) / batch.counts.sum()
             total = total + weights.consistency * losses["apart"]
         if batch.rnnt is not None:
-            losses["rnnt"] = self._rnnt(encoded, lengths, batch, half)
-            total = total + losses["rnnt"]
+            losses["rnnt"], losses["lm"] = self._rnnt(encoded, lengths, batch, half)
+            total = total + losses["rnnt"] + weights.lm * losses["lm"]
         if phones is not None:
             wanted = batch.phones.expand(len(heights), -1, -1, -1).flatten()
             guesses = phones.float().unflatten(-1, (2, -1)).flatten(0, -2)
@@ -133,9 +146,18 @@ class Student(nn.Module):
             losses["phones"] = apart / (wanted >= 0).sum().clamp(min=1)
             total = total + weights.phones * losses["phones"]
         if self.teacher and batch.heard is not None:
+            above = batch.heard.unbind(2)[-len(self.teacher) :]
             with half:
-                losses["teacher"] = self.teacher(encoded, batch.heard, lengths)
+                *within, losses["teacher"] = (
+                    held(x, heard, lengths)
+                    for held, x, heard in zip(
+                        self.teacher, [*stack[: len(above) - 1], encoded], above, strict=True
+                    )
+                )
             total = total + weights.teacher * losses["teacher"]
+            if within:
+                losses["within"] = torch.stack(within).mean()
+                total = total + weights.teacher * losses["within"]
         return losses | {"total": total}
 
     def _ctc(self, logs: Tensor, lengths: Tensor, batch: Batch) -> list[Tensor]:
@@ -150,18 +172,31 @@ class Student(nn.Module):
         )
         return list(apart.view(heights, -1).sum(1) / batch.counts.sum())
 
-    def _rnnt(self, encoded: Tensor, lengths: Tensor, batch: Batch, half: torch.autocast) -> Tensor:
+    def _rnnt(
+        self, encoded: Tensor, lengths: Tensor, batch: Batch, half: torch.autocast
+    ) -> tuple[Tensor, Tensor]:
+        """Return the transducer's loss, and that of its own language model, a token.
+
+        What predictor and joint say where no audio is heard is a language model, which a
+        transducer that knows its few speakers by heart neglects (arXiv 2011.01991, 2102.01380).
+        """
         model, rows = self.model, batch.rnnt
         targets, counts = batch.targets[rows], batch.counts[rows]
         # Forgetting some of its own words keeps the prediction network from reciting the few
         # human sentences by heart.
         history = F.pad(targets, (1, 0), value=model.blank)
-        forget = torch.rand(len(targets), 1, device=encoded.device) * 0.3
+        forget = torch.rand(len(targets), 1, device=encoded.device) * 0.2
         forgotten = torch.rand(history.shape, device=encoded.device) < forget
         with half:
             predicted, _ = model.decoder(history.masked_fill(forgotten, model.blank))
-            logits = model.joint(encoded.index_select(0, rows), dropout(predicted, 0.1, True))
-        return rnnt_loss(logits, targets, lengths[rows], counts, model.blank).sum() / counts.sum()
+            predicted = dropout(predicted, 0.1, True)
+            logits = model.joint(encoded.index_select(0, rows), predicted)
+            unheard = model.joint.joint_net(model.joint.pred(predicted[:, :-1]))
+        tokens = torch.arange(targets.shape[1], device=targets.device) < counts[:, None]
+        guesses = unheard[..., : model.blank].float().flatten(0, 1)
+        apart = F.cross_entropy(guesses, targets.flatten(), reduction="none") * tokens.flatten()
+        rnnt = rnnt_loss(logits, targets, lengths[rows], counts, model.blank).sum()
+        return rnnt / counts.sum(), apart.sum() / counts.sum()
 
 
 def consistency(logs: Tensor, lengths: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Heard:
 
 
 class WhisperEar:
-    """Frozen encoder: waveforms [batch, samples] to features [batch, samples / 1280, 4 * width]."""
+    """Frozen encoder: waveforms [batch, samples] to frames of 80 ms, four of Whisper's each."""
 
     def __init__(self, weights: dict[str, np.ndarray], device: torch.device) -> None:
         self.half = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -136,14 +136,23 @@ class WhisperEar:
 
     @torch.no_grad()
     def __call__(self, wave: Tensor) -> Tensor:
-        """Return the encoder's output, four frames joined."""
-        x = self._front(wave)
+        """Return what comes out of each layer, of the last one normed.
+
+        Args:
+            wave: [batch, samples].
+
+        Returns:
+            [batch, samples / 1280, layers, 4 * width], four frames side by side.
+        """
+        x, after = self._front(wave), []
         x = x + self._places(x.shape[1])
         for index in range(self.layers):
             x = x + self._attended(index, self._qkv(index, x))
             x = x + self._fed(index, self._inner(index, x))
-        x = self._norm(x, "layer_norm").float()
-        return x.reshape(len(x), -1, self.output_size)
+            after.append(x)
+        after[-1] = self._norm(x, "layer_norm")
+        joined = [y.reshape(len(y), -1, self.output_size) for y in after]
+        return torch.stack(joined, 2).float()
 
     @torch.no_grad()
     def listen(self, wave: Tensor) -> Heard:

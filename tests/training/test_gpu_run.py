@@ -93,20 +93,25 @@ def trainer(pool: Path, device: str = "cpu", ear: WhisperEar | None = None) -> T
     return Trainer(TOY, recipe, read, pool.parent / "run", device_, ear)
 
 
-def tiny_whisper() -> dict[str, np.ndarray]:
-    """Random weights of a Whisper encoder of one layer."""
+def tiny_whisper(layers: int = 1) -> dict[str, np.ndarray]:
+    """Random weights of a Whisper encoder."""
     rng, width = np.random.default_rng(0), 8
     shapes = {
         "conv1/weight": (width, 80, 3),
         "conv2/weight": (width, width, 3),
         "position_encodings/encodings": (1500, width),
-        "layer_0/self_attention/linear_0/weight": (3 * width, width),
-        "layer_0/self_attention/linear_1/weight": (width, width),
-        "layer_0/ffn/linear_0/weight": (2 * width, width),
-        "layer_0/ffn/linear_1/weight": (width, 2 * width),
     }
+    norms = ["layer_norm"]
+    for layer in (f"layer_{index}" for index in range(layers)):
+        shapes |= {
+            f"{layer}/self_attention/linear_0/weight": (3 * width, width),
+            f"{layer}/self_attention/linear_1/weight": (width, width),
+            f"{layer}/ffn/linear_0/weight": (2 * width, width),
+            f"{layer}/ffn/linear_1/weight": (width, 2 * width),
+        }
+        norms += [f"{layer}/self_attention/layer_norm", f"{layer}/ffn/layer_norm"]
     shapes |= {n.replace("weight", "bias"): s[:1] for n, s in shapes.items() if "weight" in n}
-    for norm in ("layer_0/self_attention/layer_norm", "layer_0/ffn/layer_norm", "layer_norm"):
+    for norm in norms:
         shapes |= {f"{norm}/gamma": (width,), f"{norm}/beta": (width,)}
     weights = {f"encoder/{n}": rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
     return weights | {"encoder/num_heads": np.array(2)}
@@ -114,7 +119,8 @@ def tiny_whisper() -> dict[str, np.ndarray]:
 
 def test_a_batch_and_its_losses_never_wait_for_the_device(pool):
     with PretendCuda() as cuda, torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
-        student = trainer(pool, "cuda:0", WhisperEar(tiny_whisper(), torch.device("cuda:0")))
+        ear = WhisperEar(tiny_whisper(layers=3), torch.device("cuda:0"))
+        student = trainer(pool, "cuda:0", ear)
         student.work._half = lambda: torch.autocast("cpu", enabled=False)
         work = student.work
         draw = student.pool.batches({"a": 1.0}, 10.0, student.rng, draw=40)[0]
@@ -123,7 +129,8 @@ def test_a_batch_and_its_losses_never_wait_for_the_device(pool):
         cuda.waits.clear()
         cuda.arrivals.clear()
         losses = work.losses(played, phase)
-        assert {"ctc", "inner", "apart", "rnnt", "phones", "teacher", "total"} == set(losses)
+        every = {"ctc", "inner", "apart", "rnnt", "lm", "phones", "teacher", "within", "total"}
+        assert every == set(losses)
         # Nor does anything of the host's come in by itself: a graph would keep its first value.
         assert cuda.waits == [] and cuda.arrivals == []
         assert np.isfinite(float(losses["total"]))

@@ -96,7 +96,7 @@ def test_a_grafted_encoder_answers_sounds_it_was_not_fitted_to_as_whisper_does(e
 def test_whispers_layers_are_heard_as_its_output_is(ear):
     wave = torch.from_numpy(sounds(3, 1)[0].astype(np.float32) / 32768)[None]
     heard = ear.listen(wave)
-    torch.testing.assert_close(heard.final, ear(wave)[0])
+    torch.testing.assert_close(heard.final, ear(wave)[0, :, -1])
     frames = len(heard.final)
     for layer in heard.layers:
         assert layer.attention.shape == (HEADS, frames, frames)

@@ -46,7 +46,8 @@ def trainer(tmp_path, monkeypatch):
         monkeypatch.setattr(
             module, "dropout", lambda x, share, training: F.dropout(x, share, training)
         )
-    made = Trainer(TOY, Recipe(), pool, tmp_path / "run", cpu, WhisperEar(tiny_whisper(), cpu))
+    ear = WhisperEar(tiny_whisper(TOY.n_layers), cpu)
+    made = Trainer(TOY, Recipe(), pool, tmp_path / "run", cpu, ear)
     made.work._half = lambda: torch.autocast("cpu", enabled=False)
     return made
 

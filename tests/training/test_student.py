@@ -20,6 +20,7 @@ from training.student import Batch, Recipe, Student, Weights, consistency
 from training.teacher import TeacherLoss
 from training.trainer import Trainer
 
+WEIGHTS = Weights(1.0, 0.5, 0.25, 0.0, 0.125)
 TOY = ModelShape(
     d_model=16,
     n_layers=3,
@@ -85,8 +86,8 @@ def test_every_loss_reaches_the_weights_and_none_is_lost_to_a_nan(known):
     student, batch = Student(TOY, 0), a_batch()
     if not known:
         batch = replace(batch, phones=torch.full_like(batch.phones, -100))
-    losses = student.losses(batch, Weights(0.3, 0.5, 0.0, 0.2), OFF)
-    assert {"ctc", "inner", "apart", "rnnt", "phones", "total"} == set(losses)
+    losses = student.losses(batch, Weights(0.3, 0.5, 0.0, 0.2, 0.3), OFF)
+    assert {"ctc", "inner", "apart", "rnnt", "lm", "phones", "total"} == set(losses)
     losses["total"].backward()
     grads = [p.grad for p in student.model.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in grads)
@@ -169,7 +170,7 @@ def test_strength_and_weights_are_what_was_packed():
     assert float(back.borrow) == pytest.approx(strength.borrow)
     assert [float(x) for x in back.snr_db] == pytest.approx(strength.snr_db)
     assert int(back.time_masks) == strength.time_masks
-    assert Weights.unpacked(Weights(1.0, 0.5, 0.25, 0.0).packed()) == Weights(1.0, 0.5, 0.25, 0.0)
+    assert Weights.unpacked(WEIGHTS.packed()) == WEIGHTS
 
 
 def assert_as_written(read: torch.Tensor, was: torch.Tensor) -> None:
@@ -255,3 +256,43 @@ def test_what_a_teacher_says_of_a_place_alone_is_not_asked_for():
     want = loss(student, heard, frames)
     torch.testing.assert_close(loss(student, counted, frames), want)
     assert abs(loss(student, heard.flip(0), frames) - want) > 1e-3  # but what is said is
+
+
+@pytest.mark.parametrize("layers", [1, TOY.n_layers])
+def test_every_layer_is_held_to_the_teachers_where_both_have_as_many(layers):
+    torch.manual_seed(6)
+    student, batch = Student(TOY, 10, layers).eval(), a_batch()
+    frames = int(subsampled_length(batch.frames).max())
+    heard = torch.randn(len(batch.frames), frames, layers, 10)
+
+    def losses(heard):
+        said = student.losses(replace(batch, heard=heard), WEIGHTS, OFF)
+        return {name: float(said[name]) for name in ("teacher", "within") if name in said}
+
+    before, other = losses(heard), heard.clone()
+    assert ("within" in before) == (layers > 1)
+    other[:, :, 0] = torch.randn_like(other[:, :, 0])
+    after = losses(other)
+    assert {name for name in before if before[name] != after[name]} == {
+        "within" if layers > 1 else "teacher"
+    }
+
+
+def test_the_transducer_is_a_language_model_where_it_hears_nothing():
+    torch.manual_seed(7)
+    student, batch = Student(TOY, 0).eval(), a_batch()
+    model, before = student.model, []
+    optimizer = torch.optim.Adam([*model.decoder.parameters(), *model.joint.parameters()], 0.03)
+    for _ in range(60):
+        loss = student.losses(batch, WEIGHTS, OFF)["lm"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        before.append(float(loss))
+    assert before[-1] < 0.6 * before[0]
+    history = F.pad(batch.targets, (1, 0), value=model.blank)[:, :-1]
+    with torch.no_grad():
+        said = model.joint.joint_net(model.joint.pred(model.decoder(history)[0]))
+    tokens = torch.arange(batch.targets.shape[1]) < batch.counts[:, None]
+    right = said[..., : model.blank].argmax(-1) == batch.targets
+    assert right[tokens].float().mean() > 0.6
