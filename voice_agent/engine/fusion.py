@@ -1,0 +1,95 @@
+"""A language model beside the search: what each next token gets for being likely text.
+
+    + lm * log p(token | tokens before)              the n-gram model (shallow fusion)
+    - internal * log p_internal(token | before)      what the recogniser has learned of its own texts
+    + bonus                                          for each token, since both logs are below 0
+
+The internal model is the joint over tokens with the encoder's part left out (HAT, Variani et al.
+2020, arXiv 2003.07705; internal language model estimation, Meng et al. 2021, arXiv 2011.01991).
+Taking it off keeps what the recogniser knows of the training's texts from counting twice, as in the
+density ratio method (McDermott et al. 2019, arXiv 2002.11268). Blank keeps its probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from voice_agent.engine.decoder import Decoder
+from voice_agent.engine.errors import LanguageModelError
+from voice_agent.engine.ngram import NGram, State
+
+_BEGINS = 0.9  # of what a model expects first must begin a word
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each part counts; the defaults are what is used where nobody says otherwise.
+
+    Attributes:
+        lm: of the language model.
+        internal: of the recogniser's own.
+        bonus: nats for each token.
+    """
+
+    lm: float = 0.4
+    internal: float = 0.3
+    bonus: float = 0.9
+
+
+class Fusion:
+    """A language model and its weights.
+
+    Attributes:
+        lm: the model.
+        weights: of its parts.
+    """
+
+    def __init__(self, lm: NGram, weights: Weights | None = None) -> None:
+        """Put them together; None for the default weights."""
+        self.lm = lm
+        self.weights = weights or Weights()
+
+    def bonus(self, decoder: Decoder, pred: torch.Tensor, states: Sequence[State]) -> torch.Tensor:
+        """What the next tokens of some texts get on their log probabilities.
+
+        Args:
+            decoder: of the recogniser.
+            pred: the prediction network's output after each text, shape (n, joint_hidden).
+            states: of the language model after each.
+
+        Returns:
+            Shape (n, tokens).
+        """
+        w = self.weights
+        logs = torch.from_numpy(np.stack([self.lm.scores(state) for state in states]))
+        internal = decoder.joint(pred)[:, : decoder.config.blank].log_softmax(-1)
+        return w.lm * logs.to(pred.device) - w.internal * internal + w.bonus
+
+
+def check_vocabulary(lm: NGram, name: str, surfaces: Sequence[str], recognizer: str) -> None:
+    """Refuse a model that was made with another tokenizer, though of no more tokens.
+
+    A file names tokens by number, so nothing else tells. But the first token of any line begins
+    a word, and elsewhere other numbers do.
+
+    Args:
+        lm: the model.
+        name: of its file, for the message.
+        surfaces: text of each of the recogniser's tokens; a leading space begins a word.
+        recognizer: its name.
+
+    Raises:
+        LanguageModelError: it expects segments to begin in the middle of a word.
+    """
+    first = np.exp(lm.scores(lm.start))
+    begins = float(first[[surface.startswith(" ") for surface in surfaces]].sum() / first.sum())
+    if begins < _BEGINS:
+        raise LanguageModelError(
+            name,
+            f"is a model of other tokens than {recognizer}'s: of what it expects first, only "
+            f"{100 * begins:.0f} % begins a word; make one with python -m training.ngram",
+        )
