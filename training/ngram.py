@@ -140,33 +140,35 @@ def estimate(orders: list[Order], tokens: int) -> None:
         order.p = (adjusted - off) / total[order.prefix] + back[order.prefix] * under
 
 
+def losses(orders: list[Order], number: int) -> np.ndarray:
+    """Growth of perplexity, as a part of it, without each n-gram of one length: equation 5."""
+    order, lower = orders[number], orders[number - 1]
+    contexts, under = len(lower.last), lower.p[order.suffix]
+    # What a context leaves to shorter ones, and what those say of it; then without this n-gram.
+    left = 1 - np.bincount(order.prefix, order.p, contexts)[order.prefix]
+    left_under = 1 - np.bincount(order.prefix, under, contexts)[order.prefix]
+    back = np.maximum(left, 1e-12) / np.maximum(left_under, 1e-12)
+    without = np.maximum(left + order.p, 1e-12) / np.maximum(left_under + under, 1e-12)
+    change = order.p * (np.log(under * without) - np.log(order.p))
+    change += np.maximum(left, 0) * (np.log(without) - np.log(back))
+    said = orders[0].count.sum() - orders[0].count[-2]  # <s> is not
+    return np.asarray(np.expm1(-change * lower.count[order.prefix] / said))
+
+
 def prune(orders: list[Order], threshold: float) -> None:
-    """Drop n-grams that perplexity does not need, and set the back-off weights to what is left."""
-    lines = float(orders[0].count[-2])
-    said = float(orders[0].count.sum()) - lines
+    """Drop n-grams without which perplexity grows by less than this part of it."""
     for number in range(len(orders) - 1, 0, -1):
-        order, lower = orders[number], orders[number - 1]
-        contexts = len(lower.last)
-        under = lower.p[order.suffix]
-        # What a context leaves to shorter ones, by itself and by theirs; then without this n-gram.
-        left = 1 - np.bincount(order.prefix, order.p, contexts)[order.prefix]
-        left_under = 1 - np.bincount(order.prefix, under, contexts)[order.prefix]
-        back = np.maximum(left, 1e-12) / np.maximum(left_under, 1e-12)
-        without = np.maximum(left + order.p, 1e-12) / np.maximum(left_under + under, 1e-12)
-        change = order.p * (np.log(under * without) - np.log(order.p))
-        change += np.maximum(left, 0) * (np.log(without) - np.log(back))
-        loss = -np.expm1(lower.count[order.prefix] / said * change)
-        needed = np.zeros(len(order.last), bool)
+        order = orders[number]
+        order.kept = losses(orders, number) >= threshold
         if number + 1 < len(orders):
             longer = orders[number + 1]
-            needed[longer.prefix[longer.kept]] = True
-            needed[longer.suffix[longer.kept]] = True
-        order.kept = needed | (loss >= threshold)
+            order.kept[longer.prefix[longer.kept]] = True
+            order.kept[longer.suffix[longer.kept]] = True
     _back_off(orders)
 
 
 def _back_off(orders: list[Order]) -> None:
-    """Back-off weights of what is kept; all that is said after a context then sums to one."""
+    """Set back-off weights so that with what is kept all after a context sums to one."""
     for number in range(1, len(orders)):
         order, lower = orders[number], orders[number - 1]
         contexts, kept = len(lower.last), order.kept

@@ -22,7 +22,7 @@ from voice_agent.engine.decoder import Decoder
 from voice_agent.engine.errors import LanguageModelError
 from voice_agent.engine.ngram import NGram, State
 
-_BEGINS = 0.9  # of what a model expects first must begin a word
+_BEGINS = 0.9  # of the lines must begin with a token that begins a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,14 @@ def check_vocabulary(lm: NGram, name: str, surfaces: Sequence[str], recognizer: 
         recognizer: its name.
 
     Raises:
-        LanguageModelError: it expects segments to begin in the middle of a word.
+        LanguageModelError: its lines begin in the middle of words.
     """
-    first = np.exp(lm.scores(lm.start))
-    begins = float(first[[surface.startswith(" ") for surface in surfaces]].sum() / first.sum())
-    if begins < _BEGINS:
+    first = lm.listed(lm.start)
+    weights = np.exp(lm.scores(lm.start)[first])
+    begin = np.array([surfaces[token].startswith(" ") for token in first.tolist()], bool)
+    if (share := weights[begin].sum() / max(weights.sum(), 1e-9)) < _BEGINS and len(first):
         raise LanguageModelError(
             name,
-            f"is a model of other tokens than {recognizer}'s: of what it expects first, only "
-            f"{100 * begins:.0f} % begins a word; make one with python -m training.ngram",
+            f"is a model of other tokens than {recognizer}'s, by which {100 * (1 - share):.0f} % of "
+            "its lines begin within a word; make one with python -m training.ngram",
         )

@@ -116,10 +116,16 @@ class NGram:
                 continue
             row += self._backs[node] if length == 1 else self._longer[length - 2].backs[node]
             if length <= len(self._longer):
-                order = self._longer[length - 1]
-                first, last = order.keys.searchsorted((node * self._base, (node + 1) * self._base))
-                row[order.keys[first:last] - node * self._base] = order.logs[first:last]
+                tokens, logs = self._children(node, self._longer[length - 1])
+                row[tokens] = logs
         return row
+
+    def listed(self, state: State) -> np.ndarray:
+        """Tokens that the file lists after a whole state, without backing off."""
+        node = self._find(state) if 0 < len(state) <= len(self._longer) else None
+        if node is None:
+            return np.zeros(0, np.int64)
+        return self._children(node, self._longer[len(state) - 1])[0]
 
     def after(self, state: State, token: int) -> State:
         """The state after one more token: as many of the last tokens as the model knows of."""
@@ -128,6 +134,11 @@ class NGram:
             if self._find(longest[first:]) is not None:
                 return longest[first:]
         return ()
+
+    def _children(self, node: int, order: _Order) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens that go on from a node of the order below, and their log probabilities."""
+        first, last = order.keys.searchsorted((node * self._base, (node + 1) * self._base))
+        return order.keys[first:last] - node * self._base, order.logs[first:last]
 
     def _find(self, tokens: State) -> int | None:
         """The node of an n-gram."""
