@@ -7,6 +7,37 @@ from pathlib import Path
 
 OFFSET = 100
 
+A, B, C = map(chr, (100, 101, 102))
+# Token 3 is not listed, and (a c b) not the n-gram (c b) that it backs off to.
+ARPA = f"""\\data\\
+ngram 1=6
+ngram 2=6
+ngram 3=3
+
+\\1-grams:
+-1.5\t<unk>
+-99\t<s>\t-0.3
+-1.1\t</s>
+-0.7\t{A}\t-0.2
+-0.5\t{B}\t-0.4
+-0.9\t{C}
+
+\\2-grams:
+-0.2\t<s> {A}\t-0.15
+-0.8\t<s> {C}
+-0.6\t{A} {B}\t-0.25
+-0.4\t{A} {C}\t-0.35
+-0.3\t{B} {B}
+-0.9\t{B} </s>
+
+\\3-grams:
+-0.1\t<s> {A} {B}
+-0.2\t{A} {C} {B}
+-0.7\t{A} {B} </s>
+
+\\end\\
+"""
+
 
 class Naive:
     """An ARPA file. Words are `<s>`, `</s>`, `<unk>`, or characters of tokens; logs are of 10."""

@@ -35,9 +35,9 @@ class Weights:
         bonus: nats for each token.
     """
 
-    lm: float = 0.4
-    internal: float = 0.3
-    bonus: float = 0.9
+    lm: float = 0.3
+    internal: float = 0.2
+    bonus: float = 0.6
 
 
 class Fusion:
