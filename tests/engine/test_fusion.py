@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import math
 
@@ -27,6 +28,7 @@ from voice_agent.engine.errors import EngineError, LanguageModelError, ModelNotF
 from voice_agent.engine.fusion import Fusion, Weights
 from voice_agent.engine.loading import load_recognizer
 from voice_agent.engine.ngram import NGram
+from voice_agent.engine.text import Tokenizer
 
 
 @pytest.fixture
@@ -77,6 +79,13 @@ def test_no_weight_is_no_language_model(decoder, small):  # noqa: F811
         )
 
 
+def test_a_language_tag_keeps_its_probability(decoder, small):  # noqa: F811
+    tokenizer = Tokenizer((" a", " b", " <en-US>"), tags=True)
+    fusion = Fusion(NGram(small, TOKENS), spared=tokenizer.tag_tokens())
+    added = fusion.bonus(decoder, decoder.start[2][None], [fusion.lm.start])
+    assert (added[0] == 0).tolist() == [False, False, True]
+
+
 def test_a_boost_chooses_among_what_the_language_model_leaves(decoder, small):  # noqa: F811
     """With both, the mass of a text's next tokens is what it is with the language model alone."""
     fusion, phrases = Fusion(NGram(small, TOKENS)), PhraseBoost({"b": 5.0}, (" a", " b", " c"))
@@ -120,6 +129,22 @@ def test_phrases_are_preferred_beside_a_language_model(random_model, boxes, nois
     ((boosted, _),) = finals(fused, audio, ["search"], phrases={"zebras": 20.0})
     fused.close()
     assert "zebras" in boosted.text and "zebras" not in plain.text
+
+
+def test_nemo_reads_the_same_file_and_finds_the_same_probabilities(random_model, boxes, tmp_path):
+    from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+
+    tokenizer, plain = read_tokenizer(random_model[1]), tmp_path / "boxes.arpa"
+    plain.write_bytes(gzip.decompress(boxes.read_bytes()))
+    theirs = NGramGPULanguageModel.from_arpa(plain, vocab_size=64, use_triton=False)
+    ours = NGram(boxes, 64)
+    state, states = ours.start, theirs.get_init_states(1, bos=True)
+    for token in tokenizer.encode("pack my wizards a box pack my box with zebras"):
+        scores, following = theirs.advance(states)
+        torch.testing.assert_close(
+            torch.from_numpy(ours.scores(state)), scores[0].detach(), rtol=1e-5, atol=1e-5
+        )
+        state, states = ours.after(state, token), following[:, token]
 
 
 def test_a_language_model_that_cannot_stand_beside_a_recogniser_is_refused(

@@ -1,4 +1,4 @@
-"""A naive twin of `voice_agent.engine.ngram`: dictionaries, and back-off as the definition has it."""
+"""A naive twin of `voice_agent.engine.ngram`: dictionaries, and back-off as it is defined."""
 
 from __future__ import annotations
 

@@ -302,7 +302,8 @@ def run(
         ):
             rows.append(row)
             print(
-                f"| {right} | {final_pass}{f', {lm}' if lm else ''} | {row.clips} | {row.words} | {100 * row.wer:.1f} "
+                f"| {right} | {', '.join([final_pass, *([lm] if lm else [])])} | {row.clips} | "
+                f"{row.words} | {100 * row.wer:.1f} "
                 f"[{100 * row.low:.1f}, {100 * row.high:.1f}] | {row.rtf:.3f} | "
                 f"{'-' if p50 is None else f'{p50:.0f} / {p95:.0f}'} | {row.source} |",
                 flush=True,

@@ -3,8 +3,8 @@
 Greedy decoding takes the best token of every frame and lives with it. This keeps the `WIDTH` most
 likely texts from frame to frame. At a frame each may go on by some tokens, and must end with a
 blank; the ways that lead to one text are added up (Graves 2012, arXiv 1211.3711, section 2.7, but
-with all texts at the same frame). A language model may have its say in which tokens a text goes on by
-(`fusion`), and then phrases that are preferred have theirs.
+with all texts at the same frame). Which tokens a text goes on by, a language model may have a say
+in (`fusion`), and after it the phrases that are preferred.
 
 Engine thread only. It asks the joint and the prediction network for all texts at once.
 """

@@ -1,8 +1,8 @@
 """A language model beside the search: what each next token gets for being likely text.
 
-    + lm * log p(token | tokens before)              the n-gram model (shallow fusion)
-    - internal * log p_internal(token | before)      what the recogniser has learned of its own texts
-    + bonus                                          for each token, since both logs are below 0
+    + lm * log p(token | tokens before)          the n-gram model (shallow fusion)
+    - internal * log p_internal(token | before)  what the recogniser knows of texts by itself
+    + bonus                                      for each token, since the first is below 0
 
 The internal model is the joint over tokens with the encoder's part left out (HAT, Variani et al.
 2020, arXiv 2003.07705; internal language model estimation, Meng et al. 2021, arXiv 2011.01991).
@@ -46,12 +46,22 @@ class Fusion:
     Attributes:
         lm: the model.
         weights: of its parts.
+        spared: tokens of which it has no opinion.
     """
 
-    def __init__(self, lm: NGram, weights: Weights | None = None) -> None:
-        """Put them together; None for the default weights."""
+    def __init__(
+        self, lm: NGram, weights: Weights | None = None, spared: Sequence[int] = ()
+    ) -> None:
+        """Put them together.
+
+        Args:
+            lm: the model.
+            weights: None for the default ones.
+            spared: tokens that no text has, such as language tags: they keep their probability.
+        """
         self.lm = lm
         self.weights = weights or Weights()
+        self.spared = list(spared)
 
     def bonus(self, decoder: Decoder, pred: torch.Tensor, states: Sequence[State]) -> torch.Tensor:
         """What the next tokens of some texts get on their log probabilities.
@@ -67,7 +77,9 @@ class Fusion:
         w = self.weights
         logs = torch.from_numpy(np.stack([self.lm.scores(state) for state in states]))
         internal = decoder.joint(pred)[:, : decoder.config.blank].log_softmax(-1)
-        return w.lm * logs.to(pred.device) - w.internal * internal + w.bonus
+        added = w.lm * logs.to(pred.device) - w.internal * internal + w.bonus
+        added[:, self.spared] = 0.0
+        return added
 
 
 def check_vocabulary(lm: NGram, name: str, surfaces: Sequence[str], recognizer: str) -> None:
@@ -91,6 +103,6 @@ def check_vocabulary(lm: NGram, name: str, surfaces: Sequence[str], recognizer: 
     if (share := weights[begin].sum() / max(weights.sum(), 1e-9)) < _BEGINS and len(first):
         raise LanguageModelError(
             name,
-            f"is a model of other tokens than {recognizer}'s, by which {100 * (1 - share):.0f} % of "
-            "its lines begin within a word; make one with python -m training.ngram",
+            f"is a model of other tokens than {recognizer}'s, by which {100 * (1 - share):.0f} % "
+            "of its lines begin within a word; make one with python -m training.ngram",
         )

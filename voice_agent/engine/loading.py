@@ -157,11 +157,11 @@ def _fusion(path: str | Path, weights: Weights | None, checkpoint: Checkpoint) -
     from voice_agent.engine.fusion import Fusion, check_vocabulary
     from voice_agent.engine.ngram import NGram
 
-    lm = NGram(path, checkpoint.config.decoder.vocab_size)
-    if checkpoint.tokenizer is not None:
-        check_vocabulary(lm, str(path), checkpoint.tokenizer.surfaces, checkpoint.name)
+    lm, tokenizer = NGram(path, checkpoint.config.decoder.vocab_size), checkpoint.tokenizer
+    if tokenizer is not None:
+        check_vocabulary(lm, str(path), tokenizer.surfaces, checkpoint.name)
     log.info("%s: %d n-grams up to %d tokens long", path, lm.ngrams, lm.order)
-    return Fusion(lm, weights)
+    return Fusion(lm, weights, tokenizer.tag_tokens() if tokenizer is not None else ())
 
 
 def _indic_conformer(

@@ -177,9 +177,7 @@ class NGram:
         self._backs[words[real]] = backs[real]
         self._backs[self.tokens] = backs[words == _BOS][0]
 
-    def _ordered(
-        self, name: str, words: np.ndarray, logs: np.ndarray, backs: np.ndarray
-    ) -> _Order:
+    def _ordered(self, name: str, words: np.ndarray, logs: np.ndarray, backs: np.ndarray) -> _Order:
         """N-grams of one length by their keys; those that nobody asks for are left out."""
         asked = (words[:, 1:] >= 0).all(1) & ((words[:, 0] >= 0) | (words[:, 0] == _BOS))
         words, logs, backs = words[asked], logs[asked], backs[asked]
