@@ -129,6 +129,12 @@ class SttSettings(Group):
         return {name: value for name, value in chosen.items() if value is not None}
 
     @property
+    def engine_options(self) -> dict[str, Any]:
+        """What this project's engine alone loads with, of what was named."""
+        lm = self.language_model
+        return self.precision | ({"language_model": lm} if lm is not None else {})
+
+    @property
     def named_model(self) -> str | None:
         """The model that somebody named; None where the system is to take its default."""
         return self.model if "model" in self.model_fields_set else None

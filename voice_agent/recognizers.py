@@ -56,8 +56,7 @@ def _load_stt(settings: Settings) -> Recognizer:
             device=stt.device,
             right_context=stt.right_context,
             slots=settings.slots,
-            language_model=stt.language_model,
-            **stt.precision,
+            **stt.engine_options,
         )
     from voice_agent import alternatives
 

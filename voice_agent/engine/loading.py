@@ -187,7 +187,7 @@ def _runner(
     dtype: str | None,
     weights: Bits | None,
     kv: Bits | None,
-    fusion: Fusion | None,
+    fusion: Fusion | None = None,
 ) -> Runner:
     import torch
 
