@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,16 @@ def test_precision_is_this_projects_engines_and_others_have_none():
         load_settings(overrides={"stt": {"name": "deepgram", "final_pass": "search"}})
     with pytest.raises(ConfigError, match="final_pass"):
         load_settings(overrides={"stt": {"final_pass": "beam"}})
+
+
+def test_a_language_model_is_for_finals_by_search():
+    chosen = {"final_pass": "search", "language_model": "lm.arpa.gz"}
+    assert load_settings(overrides={"stt": chosen}).stt.language_model == Path("lm.arpa.gz")
+    for final_pass in ("stream", "full"):
+        with pytest.raises(
+            ConfigError, match=f"finals by search, and final_pass is '{final_pass}'"
+        ):
+            load_settings(overrides={"stt": {**chosen, "final_pass": final_pass}})
 
 
 def test_without_any_source_the_defaults_hold():

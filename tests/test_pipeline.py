@@ -7,6 +7,7 @@ it is told.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.support.scripted import ScriptedRecognizer
 from tests.support.transport import Wire
 from tests.support.voice import speech
 from voice_agent import alternatives, engine
-from voice_agent.config import ConfigError, load_settings
+from voice_agent.config import ConfigError, Settings, load_settings
 from voice_agent.pipeline import build_worker, load_recognizer, load_shared_recognizer
 from voice_agent.services import NemotronSTTService
 from voice_agent.services.espeak_ng import espeak_ng
@@ -211,6 +212,14 @@ async def test_every_call_of_the_process_shares_one_load(loads):
     found = await asyncio.gather(*(load_shared_recognizer(settings) for _ in range(5)))
     assert len(set(map(id, found))) == 1
     assert loads == [("tiny-en", {"device": "auto", "right_context": 6, "slots": 3})]
+
+
+async def test_a_language_model_is_loaded_with_the_model(loads):
+    chosen = {"stt.final_pass": "search", "stt.language_model": "lm.arpa"}
+    settings = [load_settings(overrides=chosen), Settings()]
+    fused, plain = [await load_shared_recognizer(each) for each in settings]
+    assert fused is not plain and fused is await load_shared_recognizer(settings[0])
+    assert [loaded.get("language_model") for _, loaded in loads] == [Path("lm.arpa"), None]
 
 
 async def test_another_system_is_loaded_by_its_name_and_with_its_own_default_model(loads):

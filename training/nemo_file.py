@@ -208,3 +208,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         name = next(n for n in tar.getnames() if Path(n).name == "model_weights.ckpt")
         weights = torch.load(tar.extractfile(name), map_location="cpu", weights_only=True)  # type: ignore[arg-type]
     return {n: t.float() for n, t in weights.items() if not n.startswith("preprocessor.")}
+
+
+def read_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """Return the sentencepiece model of a `.nemo` file."""
+    with tarfile.open(path) as tar:
+        name = next(n for n in tar.getnames() if n.endswith("tokenizer.model"))
+        member = tar.extractfile(name)
+        assert member is not None, f"{name} is no file"
+        return sentencepiece.SentencePieceProcessor(model_proto=member.read())

@@ -86,6 +86,8 @@ class SttSettings(Group):
         final_pass: what the finals of calls come from, with this project's engine: "stream", what
             was streamed; "full", the segment once more at the widest look-ahead; "search", that
             by beam search. In the order of accuracy, and of the milliseconds that a final takes.
+        language_model: an ARPA file of the model's tokens beside that search: fewer errors still.
+            `python -m training.ngram` makes one.
         slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
         dtype: what this project's engine computes the encoder in; None for float16 on a GPU and
             float32 on a CPU.
@@ -100,6 +102,7 @@ class SttSettings(Group):
     device: _Device = "auto"
     right_context: int | None = Field(default=None, ge=0)
     final_pass: Literal["stream", "full", "search"] = "stream"
+    language_model: Path | None = None
     slots: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     weights: Literal["int8"] | None = None
@@ -112,6 +115,11 @@ class SttSettings(Group):
         given = [*self.precision, *(["final_pass"] if self.final_pass != "stream" else [])]
         if self.name != DEFAULT_SYSTEM and given:
             raise ValueError(f"{min(given)} is this project's engine's, and {self.name} has none")
+        if self.language_model is not None and self.final_pass != "search":
+            raise ValueError(
+                f"language_model is for finals by search, and final_pass is {self.final_pass!r}: "
+                "set final_pass to 'search', or leave it out"
+            )
         return self
 
     @property
@@ -119,6 +127,12 @@ class SttSettings(Group):
         """`dtype`, `weights` and `kv`, those that were named."""
         chosen = {"dtype": self.dtype, "weights": self.weights, "kv": self.kv}
         return {name: value for name, value in chosen.items() if value is not None}
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """What this project's engine alone loads with, of what was named."""
+        lm = self.language_model
+        return self.precision | ({"language_model": lm} if lm is not None else {})
 
     @property
     def named_model(self) -> str | None:

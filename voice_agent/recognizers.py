@@ -10,7 +10,7 @@ from functools import partial
 
 from voice_agent.config import DEFAULT_SYSTEM, Settings
 from voice_agent.engine.recognizer import Recognizer
-from voice_agent.services.shared import share
+from voice_agent.services.shared import share, shared_key
 
 
 def load_recognizer(settings: Settings) -> Recognizer:
@@ -56,7 +56,7 @@ def _load_stt(settings: Settings) -> Recognizer:
             device=stt.device,
             right_context=stt.right_context,
             slots=settings.slots,
-            **stt.precision,
+            **stt.engine_options,
         )
     from voice_agent import alternatives
 
@@ -86,7 +86,8 @@ async def load_shared_recognizer(settings: Settings) -> Recognizer:
     stt = settings.stt
     key: tuple[str | None, ...]
     if stt.name == DEFAULT_SYSTEM:
-        key = (stt.model, stt.device)  # as `shared_recognizer` has it, for services beside ours
+        # As `shared_recognizer` has it, for services beside ours.
+        key = shared_key(stt.model, stt.device, stt.language_model)
     else:
         key = (stt.name, stt.named_model, stt.device, stt.url)
     if settings.gate.enabled:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
-from voice_agent.bench import wer
+from voice_agent.bench import app, wer
+from voice_agent.engine.fusion import Weights
 from voice_agent.engine.recognizer import Final
 
 
@@ -64,6 +67,37 @@ def test_errors_are_pooled_over_words_and_split_by_source(manifest, monkeypatch,
     assert rates[0, "all"] == (5, 1.0)
     assert "| 13 | stream | 2 | 5 | 40.0" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
+
+
+def test_a_language_model_is_the_searchs_and_its_name_stands_in_the_rows(
+    manifest, monkeypatch, capsys
+):
+    given = {}
+
+    def load(model, **kwargs):
+        given.update(kwargs)
+        return Parrot({1600: "a", 800: "b"} | dict.fromkeys(range(100_000), "c"))
+
+    monkeypatch.setattr("voice_agent.engine.load_recognizer", load)
+    flags = ["--model", "parrot", "--right-context", "0", "--live", "0", "--search"]
+    flags += ["--language-model", "lm.arpa.gz", "--fusion", "0.5", "0.25", "1"]
+    ran = CliRunner().invoke(app, ["wer", "--manifest", str(manifest), *flags])
+    assert ran.exit_code == 0, ran.output
+    assert given["language_model"] == Path("lm.arpa.gz")
+    assert given["fusion"] == Weights(lm=0.5, internal=0.25, bonus=1.0)
+    assert "| 0 | full | 2 " in ran.output and "| 0 | search, lm.arpa.gz | 2 " in ran.output
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--language-model", "lm.arpa"], "add --search"),
+        (["--search", "--fusion", "1", "1", "1"], "name one"),
+    ],
+)
+def test_a_language_model_without_search_is_a_wrong_use(manifest, flags, says):
+    ran = CliRunner().invoke(app, ["wer", "--manifest", str(manifest), *flags])
+    assert ran.exit_code == 2 and says in " ".join(ran.output.replace("│", " ").split())
 
 
 def test_time_to_final_is_measured_on_clips_played_at_their_pace(manifest, monkeypatch, capsys):

@@ -38,6 +38,7 @@ FAULTS = {
     "bad config": ("serve --config agent.toml", "did you mean stt.model"),
     "missing config": ("serve --config no.toml", "no.toml"),
     "half an endpoint": ("serve --llm-url http://localhost:1", "llm"),
+    "language model without search": ("serve --language-model lm.arpa", "set final_pass to"),
     "no such address": ("serve --host 203.0.113.1", "no such address"),
     "closed fd": ("serve --fd 77", "--fd 77"),
     "expectation without clip": ("demo --expect hello", "--clip"),
@@ -61,6 +62,12 @@ def test_a_right_context_that_the_model_was_not_trained_for(files, checkpoint, c
     *before, line = capsys.readouterr().err.splitlines()
     assert all("WARNING" in told for told in before), before  # once: no CUDA graphs on a CPU
     assert line.startswith("voice-agent: ") and "0, 1, 6, 13" in line
+
+
+def test_a_language_model_that_is_none_keeps_a_server_from_starting(files, checkpoint, capsys):
+    flags = ("--final-pass", "search", "--language-model", "good.wav")
+    assert run("serve", "--port", "0", "--model", checkpoint, *flags) == 2
+    assert "voice-agent: good.wav: is no ARPA file" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_busy_port_is_told_before_the_model_is_loaded(capsys, monkeypatch):

@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
 from tests.support.checkpoints import random_nemo
 from tests.support.collect import Collector
 from tests.support.frames import CHUNK, RATE, of_type, run, started, stopped
+from voice_agent.engine.errors import ModelNotFound
 from voice_agent.engine.recognizer import StreamOptions
 from voice_agent.services import NemotronSTTService, shared_recognizer
 
@@ -71,6 +72,23 @@ async def test_the_service_says_what_the_engine_says(checkpoint, noise, right_co
 async def test_services_that_name_the_same_model_share_its_weights(checkpoint):
     first, second = (NemotronSTTService(model=checkpoint, device="cpu") for _ in range(2))
     assert await first.load_recognizer() is await second.load_recognizer()
+
+
+async def test_a_language_model_is_loaded_with_the_model_and_told_apart(checkpoint, tmp_path):
+    path = tmp_path / "lm.arpa"
+    counts = "\\data\\\nngram 1=2\n\n\\1-grams:\n"
+    path.write_text(f"{counts}-99\t<s>\n-1\t<unk>\n\n\\end\\\n")
+    plain = await NemotronSTTService(model=checkpoint, device="cpu").load_recognizer()
+    first, second = (
+        NemotronSTTService(model=checkpoint, device="cpu", language_model=path) for _ in range(2)
+    )
+    fused = await first.load_recognizer()
+    assert fused is await second.load_recognizer() is not plain
+    with pytest.raises(ValueError, match="not beside a recognizer"):
+        NemotronSTTService(recognizer=plain, language_model=path)
+    missing = NemotronSTTService(model=checkpoint, device="cpu", language_model="none.arpa")
+    with pytest.raises(ModelNotFound, match=r"none\.arpa: there is no such language model"):
+        await missing.load_recognizer()
 
 
 async def test_a_look_ahead_that_the_model_lacks_is_named(checkpoint):

@@ -44,6 +44,17 @@ def wer(
         bool,
         typer.Option("--search", help="And of one decoded by beam search (final_pass='search')."),
     ] = False,
+    language_model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An ARPA file beside that search.")
+    ] = None,
+    fusion: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(
+            metavar="LM INTERNAL BONUS",
+            help="How much it counts, and the recogniser's own, and for each token.",
+            show_default="the engine's",
+        ),
+    ] = None,
     language: Annotated[str, typer.Option(help="Only clips of this language.")] = "en",
     by_source: Annotated[bool, typer.Option("--by-source", help="A row for each source.")] = False,
     live: Annotated[
@@ -57,6 +68,10 @@ def wer(
     """
     from voice_agent.bench.wer import run
 
+    if language_model is not None and not search:
+        raise typer.BadParameter("--language-model is for finals by search; add --search")
+    if fusion is not None and language_model is None:
+        raise typer.BadParameter("--fusion says how much a --language-model counts; name one")
     run(
         manifest,
         model,
@@ -69,6 +84,8 @@ def wer(
         live,
         weights,
         search,
+        language_model,
+        fusion,
     )
 
 

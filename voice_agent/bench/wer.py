@@ -59,6 +59,7 @@ class Row:
         low: lower end of the interval.
         high: upper end of the interval.
         rtf: seconds for a second of audio, clips fed at once.
+        language_model: beside the search, where there is one.
         final_p50_ms: from `finish()` to the final, of clips played at real-time pace.
         final_p95_ms: the same. None where none were played.
     """
@@ -74,6 +75,7 @@ class Row:
     low: float
     high: float
     rtf: float
+    language_model: str | None = None
     final_p50_ms: float | None = None
     final_p95_ms: float | None = None
 
@@ -250,15 +252,24 @@ def run(
     live: int = 0,
     weights: Literal["int8"] | None = None,
     search: bool = False,
+    language_model: Path | None = None,
+    fusion: tuple[float, float, float] | None = None,
 ) -> list[Row]:
     """Measure and print; see `voice-agent bench wer --help`."""
     from rich.console import Console
 
     from voice_agent.engine import load_recognizer
+    from voice_agent.engine.fusion import Weights
 
     console = Console(stderr=True)
     clips = read_manifest(manifest, language)
-    recognizer = load_recognizer(model, device=device, weights=weights)
+    recognizer = load_recognizer(
+        model,
+        device=device,
+        weights=weights,
+        language_model=language_model,
+        fusion=Weights(*fusion) if fusion else None,
+    )
     rows: list[Row] = []
     print("| right context | final | clips | words | WER % [95 %] | RTF | time to final, ms "
           "p50 / p95 | source |")  # fmt: skip
@@ -274,6 +285,7 @@ def run(
             options = StreamOptions(right_context=right, partials=False, final_pass=final_pass)
             texts, rtf = measure(recognizer, clips, options)
             finals = time_to_final(recognizer, clips[:live], options) if live else []
+        lm = language_model.name if language_model and final_pass == "search" else None
         p50, p95 = (float(np.percentile(finals, q)) if finals else None for q in (50, 95))
         for row in rows_of(
             clips,
@@ -284,12 +296,14 @@ def run(
             right_context=right,
             final_pass=final_pass,
             rtf=rtf,
+            language_model=lm,
             final_p50_ms=p50,
             final_p95_ms=p95,
         ):
             rows.append(row)
             print(
-                f"| {right} | {final_pass} | {row.clips} | {row.words} | {100 * row.wer:.1f} "
+                f"| {right} | {', '.join([final_pass, *([lm] if lm else [])])} | {row.clips} | "
+                f"{row.words} | {100 * row.wer:.1f} "
                 f"[{100 * row.low:.1f}, {100 * row.high:.1f}] | {row.rtf:.3f} | "
                 f"{'-' if p50 is None else f'{p50:.0f} / {p95:.0f}'} | {row.source} |",
                 flush=True,

@@ -129,6 +129,14 @@ def serve(
             show_default="stream",
         ),
     ] = None,
+    language_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An n-gram model of the model's tokens (ARPA), for finals by search.",
+            show_default="none",
+        ),
+    ] = None,
     dtype: DtypeOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
@@ -186,6 +194,7 @@ def serve(
             "stt.device": device,
             "stt.right_context": right_context,
             "stt.final_pass": final_pass,
+            "stt.language_model": language_model,
             "stt.dtype": dtype,
             "stt.weights": weights,
             "stt.kv": kv,

@@ -3,7 +3,8 @@
 Greedy decoding takes the best token of every frame and lives with it. This keeps the `WIDTH` most
 likely texts from frame to frame. At a frame each may go on by some tokens, and must end with a
 blank; the ways that lead to one text are added up (Graves 2012, arXiv 1211.3711, section 2.7, but
-with all texts at the same frame).
+with all texts at the same frame). Which tokens a text goes on by, a language model may have a say
+in (`fusion`), and after it the phrases that are preferred.
 
 Engine thread only. It asks the joint and the prediction network for all texts at once.
 """
@@ -18,6 +19,8 @@ import torch
 from voice_agent.engine.boosting import START, PhraseBoost, Place
 from voice_agent.engine.decoder import Decoder, with_bonus
 from voice_agent.engine.emissions import Said
+from voice_agent.engine.fusion import Fusion
+from voice_agent.engine.ngram import State
 
 WIDTH = 4
 """Texts that are kept from frame to frame."""
@@ -32,9 +35,10 @@ class _Text:
         tokens: of it.
         frames: at which each was emitted, on the most likely way.
         probs: posterior of each there.
-        score: log probability of all ways to it.
+        score: log probability of all ways to it, and what a language model added.
         at: row of the prediction network's state.
         boost: how far the phrases have been said.
+        lm: state of the language model.
     """
 
     tokens: tuple[int, ...] = ()
@@ -43,6 +47,7 @@ class _Text:
     score: float = 0.0
     at: int = 0
     boost: tuple[Place, ...] = START
+    lm: State = ()
 
 
 class BeamSearch:
@@ -54,6 +59,7 @@ class BeamSearch:
         chunks: int,
         phrases: PhraseBoost | None = None,
         width: int = WIDTH,
+        fusion: Fusion | None = None,
     ) -> None:
         """Begin.
 
@@ -62,15 +68,18 @@ class BeamSearch:
             chunks: that will come; the text is told with the last of them.
             phrases: to prefer.
             width: texts that are kept.
+            fusion: a language model, for which likely text is preferred.
         """
         self._decoder = decoder
         self._left = chunks
         self._phrases = phrases
         self._width = width
         self._frame = 0
-        self._texts = [_Text()]
-        # State after each text: rows of lstm_h, lstm_c (rows, layers, hidden), pred (rows, joint).
-        self._state = tuple(tensor[None] for tensor in decoder.start)
+        self._fusion = fusion
+        self._texts = [_Text(lm=fusion.lm.start if fusion else ())]
+        # State after each text: rows of lstm_h, lstm_c (rows, layers, hidden), pred (rows, joint),
+        # and what the language model adds to the next token (rows, tokens).
+        self._state = self._fused(tuple(tensor[None] for tensor in decoder.start), self._texts)
 
     def feed(self, projected: torch.Tensor) -> Said | None:
         """Hear a chunk.
@@ -107,15 +116,19 @@ class BeamSearch:
             least = best[0].score - _WORSE
             if len(best) == self._width:
                 least = max(least, best[-1].score)
-            going = self._spoken(going, scores[:, :blank], least)
+            going = self._spoken(going, scores[:, :blank], rows, least)
             if not going:
                 break
         self._texts = best
         self._forget()
 
-    def _spoken(self, texts: list[_Text], scores: torch.Tensor, least: float) -> list[_Text]:
+    def _spoken(
+        self, texts: list[_Text], scores: torch.Tensor, rows: torch.Tensor, least: float
+    ) -> list[_Text]:
         """The best texts that are one token longer, and better than `least` before any blank."""
         posteriors = scores
+        if self._fusion is not None:
+            scores = scores + self._state[3][rows]
         if self._phrases is not None:
             scores = torch.stack(
                 [self._boosted(t.boost, row) for t, row in zip(texts, scores, strict=True)]
@@ -135,16 +148,12 @@ class BeamSearch:
         if not found:
             return []
         tokens = torch.tensor([token for _, _, token in found], device=scores.device)
-        rows = torch.tensor([row for _, row, _ in found], device=scores.device)
-        probs = posteriors[rows, tokens].exp().tolist()
-        before = torch.tensor([texts[row].at for _, row, _ in found], device=scores.device)
-        h, cell, _ = self._state
+        chosen = torch.tensor([row for _, row, _ in found], device=scores.device)
+        probs = posteriors[chosen, tokens].exp().tolist()
+        h, cell, *_ = self._state
+        before, first = rows[chosen], len(h)
         after = self._decoder.predict(self._decoder.embed[tokens], h[before], cell[before])
-        first = len(h)
-        self._state = tuple(
-            torch.cat((old, new)) for old, new in zip(self._state, after, strict=True)
-        )
-        return [
+        longer = [
             _Text(
                 (*texts[row].tokens, token),
                 (*texts[row].frames, self._frame),
@@ -152,9 +161,24 @@ class BeamSearch:
                 score,
                 first + number,
                 self._phrases.after(texts[row].boost, token) if self._phrases else START,
+                self._fusion.lm.after(texts[row].lm, token) if self._fusion else (),
             )
             for number, ((score, row, token), prob) in enumerate(zip(found, probs, strict=True))
         ]
+        self._state = tuple(
+            torch.cat((old, new))
+            for old, new in zip(self._state, self._fused(after, longer), strict=True)
+        )
+        return longer
+
+    def _fused(
+        self, state: tuple[torch.Tensor, ...], texts: list[_Text]
+    ) -> tuple[torch.Tensor, ...]:
+        """The network's state after some texts, and what the language model adds to each."""
+        if self._fusion is None:
+            return state
+        pred = state[2]
+        return (*state, self._fusion.bonus(self._decoder, pred, [text.lm for text in texts]))
 
     def _boosted(self, boost: tuple[Place, ...], scores: torch.Tensor) -> torch.Tensor:
         """Log probabilities of a text's tokens, phrases preferred; their sum stays what it is.

@@ -5,9 +5,10 @@
     ├── EngineClosed            the recogniser was closed, or its thread died
     ├── StreamClosed            feed/finish/cancel after close()
     ├── BadAudio                samples that cannot be audio: wrong type, shape or values
-    └── ModelError              a checkpoint that cannot be used
+    └── ModelError              a checkpoint, or a model beside it, that cannot be used
         ├── ModelNotFound       no such name, path or cached repository
         ├── CorruptCheckpoint   damaged, truncated, or checksum differs
+        ├── LanguageModelError  not an n-gram model of the recogniser's tokens
         ├── OutOfRange          its numbers are too large for the dtype that was asked for
         └── UnsupportedCheckpoint   readable, but of a shape that we do not serve
 
@@ -51,7 +52,7 @@ class BadAudio(EngineError):
 
 
 class ModelError(EngineError):
-    """A checkpoint that cannot be used.
+    """A checkpoint, or a model beside it, that cannot be used.
 
     Attributes:
         model: the name or path that was asked for.
@@ -68,6 +69,10 @@ class ModelNotFound(ModelError):
 
 class CorruptCheckpoint(ModelError):
     """The file is damaged or truncated, or its checksum differs."""
+
+
+class LanguageModelError(ModelError):
+    """The file is no n-gram model, is damaged, or is a model of other tokens."""
 
 
 class OutOfRange(ModelError):

@@ -15,16 +15,18 @@ from voice_agent.engine.beam import BeamSearch
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.decoder import BoostState, Decoder
 from voice_agent.engine.emissions import Emissions
+from voice_agent.engine.fusion import Fusion
 from voice_agent.engine.slots import SlotPool
 
 
 class Hosted:
     """How each slot is decoded, where not greedily without more ado."""
 
-    def __init__(self, decoder: Decoder, pool: SlotPool) -> None:
-        """Nothing is left to the host yet."""
+    def __init__(self, decoder: Decoder, pool: SlotPool, fusion: Fusion | None = None) -> None:
+        """Nothing is left to the host yet; searches have this language model beside them."""
         self._decoder = decoder
         self._pool = pool
+        self._fusion = fusion
         self._boosts: dict[int, BoostState] = {}
         self._searches: dict[int, BeamSearch] = {}
 
@@ -38,7 +40,8 @@ class Hosted:
     def search(self, slot: int, chunks: int) -> None:
         """The segment that has just begun in `slot`, of so many chunks, is decoded by search."""
         boost = self._boosts.pop(slot, None)
-        self._searches[slot] = BeamSearch(self._decoder, chunks, boost.phrases if boost else None)
+        phrases = boost.phrases if boost else None
+        self._searches[slot] = BeamSearch(self._decoder, chunks, phrases, fusion=self._fusion)
 
     def lanes(self, slots: np.ndarray) -> list[int]:
         """Lanes of these slots, shape (n,), that are left to the host."""

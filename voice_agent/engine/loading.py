@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from voice_agent.engine.checkpoint import Checkpoint
+    from voice_agent.engine.fusion import Fusion, Weights
     from voice_agent.engine.indic_conformer import IndicConformerRecognizer
     from voice_agent.engine.nemotron import NemotronRecognizer
     from voice_agent.engine.scheduler import Runner
@@ -62,6 +63,8 @@ def load_recognizer(
     dtype: str | None = None,
     weights: Bits | None = None,
     kv: Bits | None = None,
+    language_model: str | Path | None = None,
+    fusion: Weights | None = None,
 ) -> NemotronRecognizer | IndicConformerRecognizer:
     """Load a model and start its engine thread. Slow (seconds): not for an event loop.
 
@@ -82,9 +85,13 @@ def load_recognizer(
             on a GPU for float16, or bfloat16 where a checkpoint's numbers are too large for that.
         weights: "int8" keeps the encoder's matrices in 8 bits.
         kv: "int8" keeps K and V in 8 bits; on a GPU.
+        language_model: an ARPA file of the checkpoint's tokens, plain or gzipped
+            (`voice_agent.engine.ngram`), for finals by search (`final_pass="search"`).
+        fusion: how much it counts; None for the defaults of `voice_agent.engine.fusion.Weights`.
 
     Raises:
-        ModelNotFound: no such model; the message says how to get it.
+        ModelNotFound: no such model, or language model; the message says how to get it.
+        LanguageModelError: the language model is damaged, or of other tokens.
         CorruptCheckpoint: the file is damaged.
         UnsupportedCheckpoint: a shape that the engine does not serve.
         OutOfRange: "float16" was asked for, and the checkpoint's numbers are too large.
@@ -105,12 +112,12 @@ def load_recognizer(
             model, "it tells languages apart and writes none; the language gate asks it"
         )
     if is_layout(model):
-        _refuse_precision(model, backend, dtype, weights, kv)
+        _refuse_precision(model, backend, dtype, weights, kv, language_model)
         return _indic_conformer(model, model, device, right_context, slots)
     where = pick_device(device)
     found = locate(model)
     if found.path.is_file() and is_multilingual(found.path):
-        _refuse_precision(model, backend, dtype, weights, kv)
+        _refuse_precision(model, backend, dtype, weights, kv, language_model)
         return _indic_conformer(model, str(found.path), device, right_context, slots)
     slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
     try:
@@ -118,7 +125,8 @@ def load_recognizer(
             checkpoint = read_hf(found.path, name=model)
         else:
             checkpoint = read_nemo(found.path, name=model, strict=backend != "nemo")
-        runner = _runner(backend, checkpoint, found.path, where, slots, dtype, weights, kv)
+        lm = _fusion(language_model, fusion, checkpoint) if language_model is not None else None
+        runner = _runner(backend, checkpoint, found.path, where, slots, dtype, weights, kv, lm)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise EngineError(
             f"{model} with {slots} slots does not fit into the memory of {where}; "
@@ -136,11 +144,24 @@ def load_recognizer(
     )
 
 
-def _refuse_precision(name: str, backend: str, *precision: str | None) -> None:
-    if backend != "engine" or any(precision):
+def _refuse_precision(name: str, backend: str, *given: str | Path | None) -> None:
+    if backend != "engine" or any(given):
         raise EngineError(
-            f"{name} is an IndicConformer: it takes neither a backend nor a dtype, weights or kv"
+            f"{name} is an IndicConformer: it takes neither a backend nor a dtype, weights or kv, "
+            "nor a language_model"
         )
+
+
+def _fusion(path: str | Path, weights: Weights | None, checkpoint: Checkpoint) -> Fusion:
+    """Read a language model for a checkpoint."""
+    from voice_agent.engine.fusion import Fusion, check_vocabulary
+    from voice_agent.engine.ngram import NGram
+
+    lm, tokenizer = NGram(path, checkpoint.config.decoder.vocab_size), checkpoint.tokenizer
+    if tokenizer is not None:
+        check_vocabulary(lm, str(path), tokenizer.surfaces, checkpoint.name)
+    log.info("%s: %d n-grams up to %d tokens long", path, lm.ngrams, lm.order)
+    return Fusion(lm, weights, tokenizer.tag_tokens() if tokenizer is not None else ())
 
 
 def _indic_conformer(
@@ -166,6 +187,7 @@ def _runner(
     dtype: str | None,
     weights: Bits | None,
     kv: Bits | None,
+    fusion: Fusion | None = None,
 ) -> Runner:
     import torch
 
@@ -174,6 +196,8 @@ def _runner(
             raise EngineError(f"backend 'nemo' reads .nemo files; {path} is a directory")
         if weights or kv:
             raise EngineError("backend 'nemo' computes in float32; 8 bits are the engine's own")
+        if fusion:
+            raise EngineError("backend 'nemo' decodes by itself; a language_model needs the engine")
         from voice_agent.engine.nemo import NemoRunner
 
         return NemoRunner(path, checkpoint.config, device=device)
@@ -191,7 +215,7 @@ def _runner(
     def make(chosen: torch.dtype) -> EngineRunner:
         return EngineRunner(
             checkpoint, slots=slots, device=device, dtype=chosen, threads=threads,
-            weights=weights, kv=kv,
+            weights=weights, kv=kv, fusion=fusion,
         )  # fmt: skip
 
     if chosen := kind[dtype]:

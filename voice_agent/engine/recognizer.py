@@ -116,7 +116,8 @@ class StreamOptions:
         final_pass: "stream": the final is what streaming heard. "full": on `finish()` the
             segment is decoded again at the recogniser's widest look-ahead, where it has several.
             "search": as "full", by beam search in place of the best token of every frame: fewer
-            errors, for some milliseconds more of the engine's time a second of speech.
+            errors, for some milliseconds more of the engine's time a second of speech. A language
+            model that the recogniser was loaded with has its say there.
         extra: options that one recogniser knows and others refuse by name.
     """
 

@@ -24,6 +24,7 @@ from voice_agent.engine.emissions import Emissions
 from voice_agent.engine.encoder import Encoder
 from voice_agent.engine.errors import CorruptCheckpoint, EngineError, OutOfRange
 from voice_agent.engine.features import LogMel
+from voice_agent.engine.fusion import Fusion
 from voice_agent.engine.hosted import Hosted, merged, of_lanes
 from voice_agent.engine.kernels import reason_missing
 from voice_agent.engine.lean import LeanEncoder
@@ -67,6 +68,7 @@ class EngineRunner:
         kv: Literal["int8"] | None = None,
         graphs: bool = True,
         kernels: bool | None = None,
+        fusion: Fusion | None = None,
     ) -> None:
         """Put a checkpoint on a device.
 
@@ -82,6 +84,7 @@ class EngineRunner:
             graphs: False to launch the kernels one by one.
             kernels: whether to compute with our kernels; None where they can run fast. False: with
                 the plain modules, on a CPU too.
+            fusion: a language model beside the searches.
 
         Raises:
             CorruptCheckpoint: a weight is missing or has the wrong shape.
@@ -104,7 +107,7 @@ class EngineRunner:
             self._load(checkpoint, slots, weights, kv, kernels)
             self.lean = LeanEncoder(self.encoder, self.pool) if lean else None
             self._prompts = np.zeros(slots, np.int32)
-            self._hosted = Hosted(self.decoder, self.pool)
+            self._hosted = Hosted(self.decoder, self.pool, fusion)
             self.graphs: StepGraphs | None = None
             self._flying: Ticket | None = None
             in_range = self._try_out()

@@ -78,6 +78,11 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.surfaces)
 
+    def tag_tokens(self) -> list[int]:
+        """Tokens that are a language tag each."""
+        texts = enumerate(self.surfaces) if self.tags else ()
+        return [token for token, text in texts if _TAG.fullmatch(text.strip())]
+
 
 class Transcript:
     """The growing text of one segment: a log of tokens, and the text that they have written.

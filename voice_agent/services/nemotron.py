@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
@@ -59,6 +60,7 @@ class NemotronSTTService(RecognizerSTTService):
         recognizer: Recognizer | None = None,
         model: str = DEFAULT_MODEL,
         device: str = "auto",
+        language_model: str | Path | None = None,
         url: str | None = None,
         key: str | None = None,
         settings: NemotronSTTSettings | None = None,
@@ -71,6 +73,8 @@ class NemotronSTTService(RecognizerSTTService):
             model: "tiny-en", a path to a `.nemo` file or a Hugging Face directory, or a Hugging
                 Face repository id.
             device: "auto", "cpu", "cuda" or "cuda:N".
+            language_model: an ARPA file of the model's tokens, for finals by search
+                (`final_pass="search"`).
             url: of a server of ours ("ws://HOST:PORT") that transcribes instead of this process;
                 a connection that is lost is taken up again, and no word with it.
             key: the server's bearer key, where it wants one.
@@ -78,8 +82,11 @@ class NemotronSTTService(RecognizerSTTService):
             **kwargs: for `RecognizerSTTService` and `STTService`.
 
         Raises:
-            ValueError: a url that is none, or one beside a recogniser.
+            ValueError: a url that is none, or one beside a recogniser, or a language model beside
+                either, which have their own.
         """
+        if language_model is not None and (recognizer is not None or url is not None):
+            raise ValueError("a language_model is loaded with the model, not beside a recognizer=")
         if url is not None:
             if recognizer is not None:
                 raise ValueError("a service takes recognizer= or url=, not both")
@@ -88,6 +95,7 @@ class NemotronSTTService(RecognizerSTTService):
         super().__init__(recognizer=recognizer, settings=settings, **kwargs)
         self._model = model
         self._device = device
+        self._language_model = language_model
         self._settings.model = recognizer.name if recognizer is not None else model
         self._sync_model_name_to_metrics()
 
@@ -101,7 +109,9 @@ class NemotronSTTService(RecognizerSTTService):
     async def load_recognizer(self) -> Recognizer:
         """Return the recogniser that was given, or the process's own for this model."""
         if self._recognizer is None:
-            return await shared_recognizer(self._model, device=self._device)
+            return await shared_recognizer(
+                self._model, device=self._device, language_model=self._language_model
+            )
         return self._recognizer
 
     def stream_options(self) -> StreamOptions:

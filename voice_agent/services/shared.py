@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from voice_agent.engine.recognizer import Recognizer
@@ -20,12 +21,20 @@ _loads_lock = threading.Lock()
 _one_at_a_time = threading.Lock()
 
 
-async def shared_recognizer(model: str, *, device: str = "auto", **options: Any) -> Recognizer:
+async def shared_recognizer(
+    model: str,
+    *,
+    device: str = "auto",
+    language_model: str | Path | None = None,
+    **options: Any,
+) -> Recognizer:
     """Return the process's recogniser for this model and device; load it on the first call.
 
     Args:
         model: "tiny-en", a path or a Hugging Face id, as `load_recognizer` takes it.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        language_model: for its searches, as `load_recognizer` takes it; with another one, or
+            none, the model is loaded again.
         options: further arguments of `load_recognizer`. Those of the first call hold; what
             differs between callers (look-ahead, language) they choose as stream options.
 
@@ -39,10 +48,18 @@ async def shared_recognizer(model: str, *, device: str = "auto", **options: Any)
     def load() -> Recognizer:
         from voice_agent.engine import load_recognizer
 
-        given = {name: value for name, value in options.items() if value is not None}
+        chosen = {"language_model": language_model, **options}
+        given = {name: value for name, value in chosen.items() if value is not None}
         return load_recognizer(model, device=device, **given)
 
-    return await share((model, device), load)
+    return await share(shared_key(model, device, language_model), load)
+
+
+def shared_key(
+    model: str, device: str, language_model: str | Path | None = None
+) -> tuple[str | None, ...]:
+    """What `share` knows this project's own recognisers by."""
+    return (model, device) if language_model is None else (model, device, str(language_model))
 
 
 async def share(key: Hashable, load: Callable[[], Recognizer]) -> Recognizer:
