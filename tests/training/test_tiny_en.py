@@ -17,6 +17,7 @@ from training.nemo_file import write_nemo
 from training.pool import Pool, write_shard
 from training.rnnt_loss import rnnt_loss
 from training.speech_text import Script, clean, spell_number
+from training.tiny_en import arguments, load_averaged
 
 ROOT = Path(__file__).parents[2]
 TOY = ModelShape(
@@ -167,6 +168,20 @@ def test_measuring_makes_the_folder_that_its_rows_go_to(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", command.split())
     tiny_en.main()
     assert (tmp_path / "out/eval/eval.json").read_text() == "[]"
+
+
+def test_several_moments_of_a_run_are_exported_as_their_mean(tmp_path):
+    models = [FastConformerRNNT(TOY) for _ in range(2)]
+    files = [tmp_path / f"small-{index}.pt" for index in range(2)]
+    for model, file in zip(models, files, strict=True):
+        weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        torch.save(weights | {"ctc.bias": torch.zeros(3)}, file)
+    args = arguments().parse_args(["--work", str(tmp_path), "--average", *map(str, files)])
+    args.shape = TOY
+    mean, (one, other) = load_averaged(args), models
+    for name, tensor in mean.named_parameters():
+        both = one.get_parameter(name), other.get_parameter(name)
+        torch.testing.assert_close(tensor, sum(both) / 2)
 
 
 def test_smoke_the_loss_falls_and_the_export_opens(tmp_path):
