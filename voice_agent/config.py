@@ -83,7 +83,7 @@ class SttSettings(Group):
         device: "auto", "cpu", "cuda" or "cuda:N".
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech); None
             for the recogniser's default.
-        final_pass: what the finals of calls come from, with this project's engine: "stream", what
+        final_pass: what all finals come from, with this project's engine: "stream", what
             was streamed; "full", the segment once more at the widest look-ahead; "search", that
             by beam search. In the order of accuracy, and of the milliseconds that a final takes.
         language_model: an ARPA file of the model's tokens beside that search: fewer errors still.

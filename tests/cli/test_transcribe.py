@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +27,13 @@ def test_a_transcript_goes_to_stdout_and_nothing_else_does(noise, scripted, caps
 def test_flags_reach_the_recogniser(noise, scripted):
     flags = ("--model", "my.nemo", "--device", "cpu", "--right-context", "6")
     precision = ("--dtype", "bfloat16", "--weights", "int8", "--kv", "int8")
-    assert run("transcribe", noise, *flags, *precision) == 0
+    search = ("--final-pass", "search", "--language-model", "lm.arpa.gz")
+    assert run("transcribe", noise, *flags, *precision, *search) == 0
     assert scripted.loaded_with["model"] == "my.nemo"
     assert scripted.loaded_with["device"] == "cpu"
     assert scripted.loaded_with["right_context"] == 6
+    assert scripted.loaded_with["language_model"] == Path("lm.arpa.gz")
+    assert scripted.opened[-1].options.final_pass == "search"
     chosen = {name: scripted.loaded_with[name] for name in ("dtype", "weights", "kv")}
     assert chosen == {"dtype": "bfloat16", "weights": "int8", "kv": "int8"}
 

@@ -17,7 +17,7 @@ from tests.engine.fakes import CHUNKS
 from tests.link.loud import Loud, ended, hosted, noise, say, told
 from tests.support.collect import Collector
 from tests.support.serving import eventually
-from voice_agent.engine.recognizer import Failed, Partial, StreamOptions
+from voice_agent.engine.recognizer import Failed, FinalPass, Partial, StreamOptions
 from voice_agent.engine.rings import Rings
 from voice_agent.link.client import EngineClient
 
@@ -114,24 +114,28 @@ async def test_a_sleeping_engine_is_woken_by_audio_alone(tmp_path: Path) -> None
         assert asyncio.get_running_loop().time() - began < 0.4, "sooner than it looks by itself"
 
 
-async def test_a_lasting_stream_goes_on_in_the_next_engines_rings(tmp_path: Path) -> None:
-    said, near = Collector(), Collector()
+@pytest.mark.parametrize("final_pass", ["stream", "full"])
+async def test_a_lasting_stream_goes_on_in_the_next_engine(
+    tmp_path: Path, final_pass: FinalPass
+) -> None:
+    said, near, options = Collector(), Collector(), StreamOptions(final_pass=final_pass)
     segments = [noise(i, 20_000) for i in range(3)]
     async with hosted(tmp_path / "engine"):
         client = EngineClient(tmp_path / "engine")
         await client.connect()
-        stream = client.lasting.open(said)
+        stream = client.lasting.open(said, options=options)
         say(stream, segments[:1], 1280)
         await ended(said, 1)
         stream.feed(segments[1][:12_000])
-        await eventually(lambda: len(said.events) > 15)
+        most = len(said.events) + 5  # partials of what it was fed
+        await eventually(lambda: len(said.events) > most)
     await eventually(lambda: not client.up)
     stream.feed(segments[1][12_000:])
     stream.finish()
     async with hosted(tmp_path / "engine") as recognizer:
         await ended(said, 2)
         say(stream, segments[2:], 1280)
-        say(recognizer.open(near), segments, 1280)
+        say(recognizer.open(near, options=options), segments, 1280)
         assert told(await ended(said, 3)) == told(await ended(near, 3))
         assert not any(isinstance(e, Failed) for e in said.events)
     client.close()

@@ -14,7 +14,7 @@ import websockets
 from tests.support.checkpoints import random_nemo
 from tests.support.serving import RATE, Serve
 from voice_agent.engine import load_recognizer
-from voice_agent.engine.recognizer import Event, Final, Recognizer
+from voice_agent.engine.recognizer import Event, Final, FinalPass, Recognizer, StreamOptions
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def voice(seconds: float, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(n) * 6_000 * swell).astype(np.int16)
 
 
-def bare(recognizer: Recognizer, pcm: np.ndarray) -> str:
+def bare(recognizer: Recognizer, pcm: np.ndarray, final_pass: FinalPass = "stream") -> str:
     """What the engine says of it without any server."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    stream = recognizer.open(events.put)
+    stream = recognizer.open(events.put, options=StreamOptions(final_pass=final_pass))
     stream.feed(pcm)
     stream.finish()
     while not isinstance(event := events.get(timeout=30), Final):
@@ -84,6 +84,17 @@ async def test_the_server_says_what_the_engine_says_however_audio_is_cut_and_in_
         *(heard(url, pcm, size) for pcm, size in zip(recordings, sizes, strict=True))
     )
     assert got == expected
+
+
+async def test_finals_come_from_the_pass_that_the_server_was_told(
+    serve: Serve, borrowed: Recognizer
+) -> None:
+    server = await serve(recognizer=borrowed, stt={"final_pass": "search"})
+    recordings = [voice(1.5, seed) for seed in range(3)]
+    expected = [bare(borrowed, pcm, "search") for pcm in recordings]
+    assert expected != [bare(borrowed, pcm) for pcm in recordings]
+    url = server.listen(endpointing="false")
+    assert [await heard(url, pcm, 2_560) for pcm in recordings] == expected
 
 
 async def test_a_keyterm_is_preferred_and_one_that_cannot_be_written_is_named(

@@ -254,6 +254,14 @@ async def test_keywords_reach_the_recogniser(serve: Serve) -> None:
         assert server.recognizer.opened[-1].options.extra == {"phrases": {"Bengaluru": None}}
 
 
+async def test_finals_come_from_the_pass_that_the_server_was_told(serve: Serve) -> None:
+    server = await serve(SAID, stt={"final_pass": "full"})
+    async with connected(server) as client:
+        await client.update(audio={"input": {"transcription": {"language": "en"}}})
+        await client.until("session.updated")
+        assert server.recognizer.opened[-1].options.final_pass == "full"
+
+
 async def test_nulls_ask_for_nothing(serve: Serve) -> None:
     server = await serve(SAID)
     async with connected(server) as client:

@@ -60,6 +60,17 @@ async def test_json(client: openai.AsyncOpenAI, two_segments: bytes) -> None:
     assert got.usage is not None and got.usage.type == "duration"
 
 
+async def test_finals_come_from_the_pass_that_the_server_was_told(
+    serve: Serve,  # noqa: F811
+    two_segments: bytes,
+) -> None:
+    server = await serve(SAID, THEN, stt={"final_pass": "search"})
+    async with official(server) as client:
+        await client.audio.transcriptions.create(model="whisper-1", file=("call.wav", two_segments))
+    assert [stream.options.final_pass for stream in server.recognizer.opened] == ["search"]
+    await server.quiet()
+
+
 async def test_verbose_json_with_words(client: openai.AsyncOpenAI, two_segments: bytes) -> None:
     got = await client.audio.transcriptions.create(
         model="whisper-1", file=("call.wav", two_segments), response_format="verbose_json",

@@ -79,8 +79,9 @@ async def eventually(condition: Callable[[], bool], limit_s: float = 20.0) -> No
 @asynccontextmanager
 async def serving(recognizer: Recognizer, **options: Any) -> AsyncIterator[Server]:
     options.setdefault("new_vad", loud_vad)
-    max_sessions = options.pop("max_sessions", 8)
-    agent = Agent(Settings.model_validate({"server": {"max_sessions": max_sessions}}))
+    max_sessions, stt = options.pop("max_sessions", 8), options.pop("stt", {})
+    settings = {"server": {"max_sessions": max_sessions}, "stt": stt}
+    agent = Agent(Settings.model_validate(settings))
     agent.recognizer = recognizer
     agent.sessions.open()
     api = Api(agent, **options)

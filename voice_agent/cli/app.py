@@ -74,6 +74,22 @@ KvOption = Annotated[
     str | None,
     typer.Option("--kv", help="int8: the attention's past in 8 bits; on a GPU."),
 ]
+FinalPassOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What finals come from: stream; full, a second pass at the widest look-ahead; "
+        "or search, that by beam search.",
+        show_default="stream",
+    ),
+]
+LanguageModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="An n-gram model of the model's tokens (ARPA), for finals by search.",
+        show_default="none",
+    ),
+]
 SttOption = Annotated[
     str | None,
     typer.Option(
@@ -121,22 +137,8 @@ def serve(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
-    final_pass: Annotated[
-        str | None,
-        typer.Option(
-            help="What finals come from: stream; full, a second pass at the widest look-ahead; "
-            "or search, that by beam search.",
-            show_default="stream",
-        ),
-    ] = None,
-    language_model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="An n-gram model of the model's tokens (ARPA), for finals by search.",
-            show_default="none",
-        ),
-    ] = None,
+    final_pass: FinalPassOption = None,
+    language_model: LanguageModelOption = None,
     dtype: DtypeOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
@@ -259,6 +261,8 @@ def transcribe(
     model: ModelOption = None,
     device: DeviceOption = None,
     right_context: RightContextOption = None,
+    final_pass: FinalPassOption = None,
+    language_model: LanguageModelOption = None,
     dtype: DtypeOption = None,
     weights: WeightsOption = None,
     kv: KvOption = None,
@@ -291,6 +295,8 @@ def transcribe(
             "stt.model": model,
             "stt.device": device,
             "stt.right_context": right_context,
+            "stt.final_pass": final_pass,
+            "stt.language_model": language_model,
             "stt.dtype": dtype,
             "stt.weights": weights,
             "stt.kv": kv,

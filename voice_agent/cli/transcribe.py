@@ -102,6 +102,7 @@ def _transcribe(
         audio,
         recognizer,
         language=settings.spoken_language,
+        final_pass=settings.stt.final_pass,
         one_segment=one_segment,
         on_partial=screen.partial if screen.live else None,
         on_segment=screen.segment,

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from voice_agent.engine.errors import EngineClosed, EngineFull
-from voice_agent.engine.recognizer import Deliver, Recognizer
+from voice_agent.engine.recognizer import Deliver, FinalPass, Recognizer
 from voice_agent.server.access import Access, Client, Denied
 from voice_agent.server.agent import Agent
 from voice_agent.server.limits import StreamLimits
@@ -133,6 +133,11 @@ class Api:
         """The one that is served; there is one once somebody was admitted."""
         assert self.agent.recognizer is not None, "admitted before the model was loaded"
         return self.agent.recognizer
+
+    @property
+    def final_pass(self) -> FinalPass:
+        """What finals come from, for whoever is transcribed here."""
+        return self.agent.settings.stt.final_pass
 
     @property
     def lasting(self) -> Recognizer:

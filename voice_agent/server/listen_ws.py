@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
-from voice_agent.engine.recognizer import StreamOptions
+from voice_agent.engine.recognizer import FinalPass, StreamOptions
 from voice_agent.server.access import Client, answer_to
 from voice_agent.server.api import Api, Opening, Turned, deny
 from voice_agent.server.decoding import make_decoder
@@ -39,13 +39,14 @@ def _without_secrets(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG
 
 
-def options_of(query: ListenQuery) -> StreamOptions:
-    """What of a query the recogniser has to do."""
+def options_of(query: ListenQuery, final_pass: FinalPass) -> StreamOptions:
+    """What of a query, and of what the server does for all, the recogniser has to do."""
     extra = {"phrases": dict(query.phrases)} if query.phrases else {}
     return StreamOptions(
         language=query.language,
         right_context=query.right_context,
         partials=query.interim_results,
+        final_pass=final_pass,
         extra=extra,
     )
 
@@ -72,7 +73,7 @@ def routes(api: Api) -> APIRouter:
                 deliver=opening.deliver,
                 cutting=cutting_of(query),
                 new_vad=api.new_vad,
-                options=options_of(query),
+                options=options_of(query, api.final_pass),
             )
             try:
                 transcription.open()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
-from voice_agent.engine.recognizer import StreamOptions
+from voice_agent.engine.recognizer import FinalPass, StreamOptions
 from voice_agent.server.access import answer_to
 from voice_agent.server.api import Api, Opening, Turned, deny
 from voice_agent.server.decoding import make_decoder
@@ -34,7 +34,7 @@ def routes(api: Api) -> APIRouter:
                 deliver=opening.deliver,
                 cutting=cutting_of(audio),
                 new_vad=api.new_vad,
-                options=_options(audio),
+                options=_options(audio, api.final_pass),
             )
             core.open()
             return core
@@ -61,10 +61,10 @@ def routes(api: Api) -> APIRouter:
     return router
 
 
-def _options(audio: AudioInput) -> StreamOptions:
+def _options(audio: AudioInput, final_pass: FinalPass) -> StreamOptions:
     wanted = audio.transcription
     extra = {"phrases": dict.fromkeys(wanted.keywords)} if wanted.keywords else {}
-    return StreamOptions(language=wanted.language, extra=extra)
+    return StreamOptions(language=wanted.language, final_pass=final_pass, extra=extra)
 
 
 def _check_query(ws: WebSocket, served: str) -> None:

@@ -17,6 +17,7 @@ from voice_agent.engine.recognizer import (
     Event,
     Failed,
     Final,
+    FinalPass,
     Partial,
     Recognizer,
     StreamOptions,
@@ -74,6 +75,7 @@ def transcribe(
     *,
     language: str | None = None,
     right_context: int | None = None,
+    final_pass: FinalPass = "stream",
     one_segment: bool = False,
     on_partial: OnPartial | None = None,
     on_segment: Callable[[Segment], None] | None = None,
@@ -86,6 +88,7 @@ def transcribe(
         recognizer: loaded.
         language: BCP-47 code of the speech; None where the recogniser decides.
         right_context: look-ahead in encoder frames; None for the recogniser's default.
+        final_pass: what finals come from; see `StreamOptions`.
         one_segment: the whole file as one segment, instead of the speech that the VAD finds.
         on_partial: gets the current segment's text as it grows.
         on_segment: gets each segment when it is final.
@@ -95,11 +98,14 @@ def transcribe(
     Raises:
         AudioFileError: the file turns out to be damaged.
         EngineError: the recogniser failed.
-        OptionNotServed: a language or right context that the recogniser does not have.
+        OptionNotServed: a language, right context or final pass that the recogniser does not have.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     options = StreamOptions(
-        language=language, right_context=right_context, partials=on_partial is not None
+        language=language,
+        right_context=right_context,
+        partials=on_partial is not None,
+        final_pass=final_pass,
     )
     try:
         stream = recognizer.open(events.put, options=options)
