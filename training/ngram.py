@@ -25,9 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from training.nemo_file import read_tokenizer
 from training.speech_text import clean
+from voice_agent.engine.checkpoint import read_nemo
+from voice_agent.engine.decoder import Decoder
 from voice_agent.engine.ngram import TOKEN_OFFSET, NGram
 
 DIGITS = 3  # of log10: a probability is then right to 0.1 %
@@ -239,6 +242,26 @@ def perplexity(lm: NGram, lines: Iterable[Sequence[int]]) -> float:
     return math.exp(-total / max(said, 1))
 
 
+@torch.inference_mode()
+def own_perplexity(decoder: Decoder, lines: Sequence[Sequence[int]]) -> float:
+    """Per token, of what a recogniser expects of texts by itself; see `engine.fusion`.
+
+    Where it is no higher than a language model's, that one has little to add.
+    """
+    said = np.array([len(line) for line in lines])
+    tokens = torch.zeros(len(lines), int(said.max()), dtype=torch.long)
+    for row, line in enumerate(lines):
+        tokens[row, : len(line)] = torch.tensor(line, dtype=torch.long)
+    h, c, pred = (state.expand(len(lines), *state.shape) for state in decoder.start)
+    total = 0.0
+    for at, column in enumerate(tokens.T):
+        logs = decoder.joint(pred)[:, : decoder.config.blank].log_softmax(-1)
+        spoken = logs.gather(1, column[:, None])[:, 0]
+        total += float(spoken[torch.from_numpy(said > at)].double().sum())
+        h, c, pred = decoder.predict(decoder.embed[column], h, c)
+    return math.exp(-total / max(int(said.sum()), 1))
+
+
 def main() -> None:
     """Train as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -261,9 +284,13 @@ def main() -> None:
         prune(orders, args.prune)
     ngrams = write_arpa(args.out, orders, tokens)
     lm = NGram(args.out, tokens)
+    checkpoint = read_nemo(args.model, name=args.model.name)
+    weights = {name: tensor.float() for name, tensor in checkpoint.weights.items()}
+    own = own_perplexity(Decoder(weights, checkpoint.config.decoder), encode(test))
     print(
         f"{args.out.name}: {ngrams:,} n-grams, {args.out.stat().st_size / 2**20:.1f} MiB, "
-        f"perplexity {perplexity(lm, encode(test)):.1f} a token of {len(test):,} lines kept out"
+        f"perplexity {perplexity(lm, encode(test)):.1f} a token of {len(test):,} lines kept out; "
+        f"{args.model.name} by itself {own:.1f}"
     )
 
 

@@ -135,23 +135,24 @@ def dickens():
     return audio[:pause], audio[pause:end]
 
 
-def test_rare_words_that_are_missed_are_caught_and_common_text_stays(dickens):
-    """The shipped model; should it hear all of them one day, noise makes it miss some."""
+@pytest.mark.parametrize("boost, least", [(None, 1), (5.0, 2)], ids=["default", "strong"])
+def test_rare_words_that_are_missed_are_caught_and_common_text_stays(dickens, boost, least):
+    """The shipped model, which misses more of them the more hiss there is; not all are caught."""
     recognizer = load_recognizer("tiny-en", device="cpu", slots=4)
     common, rare = dickens
     hiss = np.random.default_rng(0).standard_normal(len(rare)).astype(np.float32)
-    for level in (0.0, 0.02, 0.05, 0.1):
-        (without,) = hear(recognizer, rare + level * hiss, [None])
-        heard = {word: without.text.lower().count(word) for word in RARE}
-        if missed := [word for word, times in RARE.items() if heard[word] < times]:
-            break
-    boosts = dict.fromkeys(missed)
-    (boosted,) = hear(recognizer, rare + level * hiss, [boosts])
-    caught = [word for word in missed if boosted.text.lower().count(word) > heard[word]]
-    assert caught, boosted.text
+    boosts, missed, caught = dict.fromkeys(RARE, boost), [], []
+    for level in (0.0, 0.01, 0.02):
+        without, boosted = hear(recognizer, rare + level * hiss, [None, boosts])
+        for word, times in RARE.items():
+            heard, then = (final.text.split().count(word) for final in (without, boosted))
+            missed += [(level, word)] * (heard < times)
+            caught += [(level, word)] * (heard < then <= times)
+    assert len(caught) >= least and set(caught) <= set(missed), (missed, caught)
     before, after = hear(recognizer, common, [None, boosts])
     recognizer.close()
-    assert before.text and before.tokens == after.tokens
+    if boost is None:  # a strong one may mishear other words for its own
+        assert before.text and before.tokens == after.tokens
 
 
 def test_streams_with_the_same_list_share_what_it_compiles_to(recognizer):

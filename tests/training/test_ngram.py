@@ -9,10 +9,24 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from tests.support.arpa import Naive, words
+from tests.support.checkpoints import random_nemo
 from training import ngram
-from training.ngram import counted, discounts, estimate, losses, perplexity, prune, write_arpa
+from training.ngram import (
+    counted,
+    discounts,
+    estimate,
+    losses,
+    own_perplexity,
+    perplexity,
+    prune,
+    write_arpa,
+)
+from voice_agent.engine.checkpoint import read_nemo
+from voice_agent.engine.decoder import Decoder
 from voice_agent.engine.ngram import NGram
 
 TOKENS, ORDER = 6, 4
@@ -160,3 +174,17 @@ def test_the_command_trains_on_a_models_own_tokens(tmp_path, monkeypatch, capsys
     lm = NGram(out, tokenizer.vocab_size())
     likely, not_so = tokenizer.encode(["turn off the radio", "radio the off turn"])
     assert perplexity(lm, [likely]) < perplexity(lm, [not_so])
+
+
+def test_what_a_recogniser_expects_by_itself_is_its_joint_where_nothing_is_heard(tmp_path):
+    made, path = random_nemo(tmp_path)
+    decoder = Decoder(read_nemo(path).weights, read_nemo(path).config.decoder)
+    text = [[3, 1, 4, 1, 5], [9], [], [2, 6, 5]]
+    total = 0.0
+    for line in text:
+        told = F.pad(torch.tensor([line], dtype=torch.long), (1, 0), value=decoder.config.blank)
+        with torch.inference_mode():
+            out = made.decoder.predict(told, add_sos=False)[0]  # NeMo's own
+            logits = made.joint.joint_net(made.joint.pred(out))[0, :-1, :-1]
+        total -= float(logits.log_softmax(-1)[range(len(line)), line].sum())
+    assert own_perplexity(decoder, text) == pytest.approx(math.exp(total / 9), rel=1e-4)
