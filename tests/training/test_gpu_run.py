@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.pretend_cuda import PretendCuda
+from tests.support.whisper import random_whisper
 from tests.training.test_student import TOY
 from training.graphs import CaptureFailed
 from training.pool import Pool, write_shard
@@ -93,33 +94,10 @@ def trainer(pool: Path, device: str = "cpu", ear: WhisperEar | None = None) -> T
     return Trainer(TOY, recipe, read, pool.parent / "run", device_, ear)
 
 
-def tiny_whisper(layers: int = 1) -> dict[str, np.ndarray]:
-    """Random weights of a Whisper encoder."""
-    rng, width = np.random.default_rng(0), 8
-    shapes = {
-        "conv1/weight": (width, 80, 3),
-        "conv2/weight": (width, width, 3),
-        "position_encodings/encodings": (1500, width),
-    }
-    norms = ["layer_norm"]
-    for layer in (f"layer_{index}" for index in range(layers)):
-        shapes |= {
-            f"{layer}/self_attention/linear_0/weight": (3 * width, width),
-            f"{layer}/self_attention/linear_1/weight": (width, width),
-            f"{layer}/ffn/linear_0/weight": (2 * width, width),
-            f"{layer}/ffn/linear_1/weight": (width, 2 * width),
-        }
-        norms += [f"{layer}/self_attention/layer_norm", f"{layer}/ffn/layer_norm"]
-    shapes |= {n.replace("weight", "bias"): s[:1] for n, s in shapes.items() if "weight" in n}
-    for norm in norms:
-        shapes |= {f"{norm}/gamma": (width,), f"{norm}/beta": (width,)}
-    weights = {f"encoder/{n}": rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
-    return weights | {"encoder/num_heads": np.array(2)}
-
-
 def test_a_batch_and_its_losses_never_wait_for_the_device(pool):
     with PretendCuda() as cuda, torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
-        ear = WhisperEar(tiny_whisper(layers=3), torch.device("cuda:0"))
+        weights = random_whisper(width=8, heads=2, layers=TOY.n_layers, wide=2)
+        ear = WhisperEar(weights, torch.device("cuda:0"))
         student = trainer(pool, "cuda:0", ear)
         student.work._half = lambda: torch.autocast("cpu", enabled=False)
         work = student.work

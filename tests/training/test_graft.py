@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.whisper import random_whisper
 from training.fastconformer import FastConformerRNNT, ModelShape
 from training.graft import LATE, RIGHT, Clips, fit, fit_subsampling, graft, listened
 from training.teacher import WhisperEar
@@ -28,29 +29,8 @@ SHAPE = ModelShape(
 @pytest.fixture(scope="module")
 def ear() -> WhisperEar:
     """A Whisper encoder of two layers with weights drawn at random."""
-    rng = np.random.default_rng(3)
-    shapes = {"conv1": (WIDTH, 80, 3), "conv2": (WIDTH, WIDTH, 3)}
-    norms = ["layer_norm"]
-    for at in (f"layer_{i}" for i in range(LAYERS)):
-        shapes |= {
-            f"{at}/self_attention/linear_0": (3 * WIDTH, WIDTH),
-            f"{at}/self_attention/linear_1": (WIDTH, WIDTH),
-            f"{at}/ffn/linear_0": (4 * WIDTH, WIDTH),
-            f"{at}/ffn/linear_1": (WIDTH, 4 * WIDTH),
-        }
-        norms += [f"{at}/self_attention/layer_norm", f"{at}/ffn/layer_norm"]
-    weights = {}
-    for name, shape in shapes.items():
-        scale = np.prod(shape[1:]) ** -0.5
-        weights[f"encoder/{name}/weight"] = scale * rng.normal(size=shape)
-        weights[f"encoder/{name}/bias"] = 0.1 * rng.normal(size=shape[0])
-    for name in norms:
-        weights |= {
-            f"encoder/{name}/gamma": np.ones(WIDTH),
-            f"encoder/{name}/beta": np.zeros(WIDTH),
-        }
-    weights["encoder/position_encodings/encodings"] = 0.1 * rng.normal(size=(1500, WIDTH))
-    return WhisperEar(weights | {"encoder/num_heads": np.array(HEADS)}, torch.device("cpu"))
+    weights = random_whisper(width=WIDTH, heads=HEADS, layers=LAYERS, wide=4, seed=3)
+    return WhisperEar(weights, torch.device("cpu"))
 
 
 def sounds(seed: int, count: int) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import training.fastconformer
 import training.student
-from tests.training.test_gpu_run import tiny_whisper
+from tests.support.whisper import random_whisper
 from tests.training.test_student import TOY
 from training.pool import Pool, write_shard
 from training.step import Phase, Played
@@ -46,7 +46,8 @@ def trainer(tmp_path, monkeypatch):
         monkeypatch.setattr(
             module, "dropout", lambda x, share, training: F.dropout(x, share, training)
         )
-    ear = WhisperEar(tiny_whisper(TOY.n_layers), cpu)
+    weights = random_whisper(width=8, heads=2, layers=TOY.n_layers, wide=2)
+    ear = WhisperEar(weights, cpu)
     made = Trainer(TOY, Recipe(), pool, tmp_path / "run", cpu, ear)
     made.work._half = lambda: torch.autocast("cpu", enabled=False)
     return made
