@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.subsampling import CausalSubsampling
+
 MASKED_SCORE = -10000.0  # NeMo's own finite stand-in for minus infinity
 
 
@@ -41,13 +43,6 @@ class ModelShape:
     vocab_size: int = 256
     att_context_size: tuple[tuple[int, int], ...] = ((70, 13), (70, 6), (70, 1), (70, 0))
     dropout: float = 0.1
-
-
-def subsampled_length(frames: Tensor | int) -> Tensor | int:
-    """Return how many encoder frames come from mel frames: three causal stages of stride 2."""
-    for _ in range(3):
-        frames = frames // 2 + 1
-    return frames
 
 
 def relative_positions(length: int, d_model: int, device: torch.device) -> Tensor:
@@ -199,68 +194,6 @@ class ConformerLayer(nn.Module):
         x = x + self._drop(self.conv(self.norm_conv(x), valid))
         x = x + 0.5 * self._drop(self.feed_forward2(self.norm_feed_forward2(x)))
         return self.norm_out(x)
-
-
-class CausalSubsampling(nn.Module):
-    """`dw_striding` by 8: three causal stride-2 convolutions, the last two depthwise separable."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        c = shape.subsampling_conv_channels
-        self.conv = nn.Sequential(
-            nn.Conv2d(1, c, 3, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(c, c, 3, stride=2, groups=c),
-            nn.Conv2d(c, c, 1),
-            nn.ReLU(),
-            nn.Conv2d(c, c, 3, stride=2, groups=c),
-            nn.Conv2d(c, c, 1),
-            nn.ReLU(),
-        )
-        self.out = nn.Linear(c * int(subsampled_length(shape.feat_in)), shape.d_model)
-
-    @torch.no_grad()
-    def expect(self, values: Tensor) -> None:
-        """Fold the mean and deviation of log-mel values into the first convolution.
-
-        The features are not normalised (about -8 +- 5), as the real model's are not; without this
-        the constant drowns the signal and learning stalls.
-        """
-        mean, deviation, first = values.mean(), values.std(), self.conv[0]
-        first.bias -= first.weight.sum((1, 2, 3)) * mean / deviation
-        first.weight /= deviation
-
-    def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [batch, mels, frames] and its lengths to [batch, frames / 8, d_model] and theirs."""
-        if mel.device.type == "cpu":
-            # oneDNN's depthwise gradients are three times slower in bfloat16 than in float32.
-            with torch.autocast("cpu", enabled=False):
-                return self._forward(mel.float(), lengths)
-        return self._forward(mel, lengths)
-
-    def _forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        x = mel.transpose(1, 2).unsqueeze(1)
-        for index, layer in enumerate(self.conv):
-            if index in (0, 2, 5):
-                # Frames past the end are silenced before every convolution in time.
-                frames = torch.arange(x.shape[2], device=x.device)
-                x = x * (frames < lengths[:, None])[:, None, :, None]
-                x = F.pad(x, (2, 1, 2, 1))
-                x = layer(x) if index else self._first(x)
-                lengths = lengths // 2 + 1
-            else:
-                x = layer(x)
-        frames = torch.arange(x.shape[2], device=x.device)
-        x = x * (frames < lengths[:, None])[:, None, :, None]
-        batch, channels, length, mels = x.shape
-        return self.out(x.transpose(1, 2).reshape(batch, length, channels * mels)), lengths
-
-    def _first(self, x: Tensor) -> Tensor:
-        """The first convolution as a product of patches, which is faster for one channel."""
-        patches = x.squeeze(1).unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
-        return F.linear(patches, self.conv[0].weight.flatten(1), self.conv[0].bias).permute(
-            0, 3, 1, 2
-        )
 
 
 class Encoder(nn.Module):

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from training.augment import Strength, borrow, degrade, mask_features, place, play
-from training.fastconformer import ModelShape, subsampled_length
+from training.fastconformer import ModelShape
 from training.mel import HOP, SAMPLE_RATE, LogMel
 from training.pool import Draw, Pool
 from training.student import Batch, Recipe, Student, Weights
+from training.subsampling import subsampled_length
 from training.teacher import WhisperEar
 
 VOCAL_TRACTS = 256  # made-up speakers' frequency axes

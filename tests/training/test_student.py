@@ -12,11 +12,12 @@ import torch.nn.functional as F
 
 from tests.support.checkpoints import train_tokenizer
 from training.augment import Strength, borrow, mask_features, place, play
-from training.fastconformer import FastConformerRNNT, ModelShape, subsampled_length
+from training.fastconformer import FastConformerRNNT, ModelShape
 from training.mel import LogMel, vocal_tract
 from training.nemo_file import STEPS, rounded, write_nemo
 from training.pool import PHONES, Pool, write_shard
 from training.student import Batch, Recipe, Student, Weights, consistency
+from training.subsampling import subsampled_length
 from training.teacher import TeacherLoss
 from training.trainer import Trainer
 
