@@ -202,18 +202,22 @@ def write_nemo(path: Path, model: FastConformerRNNT, tokenizer_model: bytes) -> 
             tar.addfile(info, io.BytesIO(content))
 
 
+def _member(path: Path, wanted: str) -> bytes:
+    """Return a file out of a `.nemo` file, whatever stands before its name there."""
+    with tarfile.open(path) as tar:
+        name = next(n for n in tar.getnames() if n.endswith(wanted))
+        file = tar.extractfile(name)
+        assert file is not None, f"{name} is no file"
+        return file.read()
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the model's weights of a `.nemo` file that `write_nemo` wrote, as float32."""
-    with tarfile.open(path) as tar:
-        name = next(n for n in tar.getnames() if Path(n).name == "model_weights.ckpt")
-        weights = torch.load(tar.extractfile(name), map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+    packed = io.BytesIO(_member(path, "model_weights.ckpt"))
+    weights = torch.load(packed, map_location="cpu", weights_only=True)
     return {n: t.float() for n, t in weights.items() if not n.startswith("preprocessor.")}
 
 
 def read_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Return the sentencepiece model of a `.nemo` file."""
-    with tarfile.open(path) as tar:
-        name = next(n for n in tar.getnames() if n.endswith("tokenizer.model"))
-        member = tar.extractfile(name)
-        assert member is not None, f"{name} is no file"
-        return sentencepiece.SentencePieceProcessor(model_proto=member.read())
+    return sentencepiece.SentencePieceProcessor(model_proto=_member(path, "tokenizer.model"))

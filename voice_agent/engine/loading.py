@@ -112,12 +112,12 @@ def load_recognizer(
             model, "it tells languages apart and writes none; the language gate asks it"
         )
     if is_layout(model):
-        _refuse_precision(model, backend, dtype, weights, kv, language_model)
+        _refuse_engine_options(model, backend, dtype, weights, kv, language_model)
         return _indic_conformer(model, model, device, right_context, slots)
     where = pick_device(device)
     found = locate(model)
     if found.path.is_file() and is_multilingual(found.path):
-        _refuse_precision(model, backend, dtype, weights, kv, language_model)
+        _refuse_engine_options(model, backend, dtype, weights, kv, language_model)
         return _indic_conformer(model, str(found.path), device, right_context, slots)
     slots = slots or (CUDA_SLOTS if where.type == "cuda" else CPU_SLOTS)
     try:
@@ -144,7 +144,7 @@ def load_recognizer(
     )
 
 
-def _refuse_precision(name: str, backend: str, *given: str | Path | None) -> None:
+def _refuse_engine_options(name: str, backend: str, *given: str | Path | None) -> None:
     if backend != "engine" or any(given):
         raise EngineError(
             f"{name} is an IndicConformer: it takes neither a backend nor a dtype, weights or kv, "
