@@ -86,8 +86,8 @@ class SttSettings(Group):
         final_pass: what all finals come from, with this project's engine: "stream", what
             was streamed; "full", the segment once more at the widest look-ahead; "search", that
             by beam search. In the order of accuracy, and of the milliseconds that a final takes.
-        language_model: an ARPA file of the model's tokens beside that search: fewer errors still.
-            `python -m training.ngram` makes one.
+        language_model: an ARPA file of the model's tokens beside that search, for text that the
+            model was not trained on. `python -m training.ngram` makes one.
         slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
         dtype: what this project's engine computes the encoder in; None for float16 on a GPU and
             float32 on a CPU.
