@@ -313,9 +313,14 @@ class FastConformerRNNT(nn.Module):
     ) -> list[list[int]]:
         """Decode a batch greedily: at each frame, symbols until the blank wins."""
         encoded, lengths, _ = self.encoder(mel, lengths, right)
+        return self.decode(encoded, lengths, max_symbols)
+
+    @torch.inference_mode()
+    def decode(self, encoded: Tensor, lengths: Tensor, max_symbols: int = 10) -> list[list[int]]:
+        """Decode encoder frames [batch, frames, d_model] greedily."""
         frames = self.joint.enc(encoded)
         batch = frames.shape[0]
-        tokens = torch.full((batch,), self.blank, device=mel.device)
+        tokens = torch.full((batch,), self.blank, device=encoded.device)
         predicted, (h, c) = self.decoder(tokens[:, None])
         words: list[list[int]] = [[] for _ in range(batch)]
         for t in range(int(lengths.max())):

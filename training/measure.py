@@ -13,7 +13,9 @@ import soundfile
 import torch
 
 from training.fastconformer import FastConformerRNNT
-from training.mel import SAMPLE_RATE, LogMel
+from training.mel import HOP, SAMPLE_RATE, LogMel
+from training.student import Student
+from training.teacher import WhisperEar
 
 
 def plain(text: str) -> str:
@@ -55,12 +57,38 @@ class Evaluator:
         wave = torch.zeros(len(clips), int(samples.max()))
         for row, clip in enumerate(clips):
             wave[row, : len(clip.audio)] = torch.from_numpy(clip.audio)
-        self.mel, self.frames = LogMel(80, device)(wave.to(device), samples.to(device))
+        self.wave, self.samples = wave.to(device), samples.to(device)
+        self.mel, self.frames = LogMel(80, device)(self.wave, self.samples)
 
     def transcripts(self, model: FastConformerRNNT, right: int) -> list[str]:
         """Return what the model hears in each clip."""
         model.eval()
         return [self.decode(t) for t in model.greedy(self.mel, self.frames, right)]  # type: ignore[operator]
+
+    def by_ear(
+        self, student: Student, ear: WhisperEar, longest_s: float = 22.0
+    ) -> dict[str, float]:
+        """Return WER in percent, by source too, with the teacher in the encoder's place.
+
+        That is as far as a student can come which hears all that its teacher hears.
+        """
+        short = (self.samples <= longest_s * SAMPLE_RATE).nonzero()[:, 0]
+        samples = self.samples[short]
+        student.eval()
+        with torch.inference_mode():
+            heard = ear(self.wave[short, : int(samples.max())])[:, :, -1]
+            frames = student.ears(heard, heard.shape[1])
+            lengths = (samples // (8 * HOP)).clamp(max=heard.shape[1])
+            tokens = student.model.decode(frames, lengths)
+        student.train()
+        heard_by = {int(i): self.decode(t) for i, t in zip(short, tokens, strict=True)}
+        result = {}
+        for name, sources in (("all", {clip.source for clip in self.clips}), ("ls", {"ls"})):
+            rows = [i for i in heard_by if self.clips[i].source in sources]
+            if rows:
+                rate = jiwer.wer([self.clips[i].text for i in rows], [heard_by[i] for i in rows])
+                result[f"by ear, {name} ({len(rows)})"] = round(100 * rate, 2)
+        return result
 
     def rates(
         self, model: FastConformerRNNT, rights: tuple[int, ...] = (0, 13), by_source: bool = True

@@ -108,12 +108,16 @@ class Step:
 
     def _weights(self, progress: float) -> Weights:
         recipe = self.recipe
+        begin, end = recipe.ears
         return Weights(
             aligning=1.0 if progress < recipe.rnnt_from else recipe.ctc_weight,
             phones=max(0.0, 1.0 - progress / recipe.phones_part),
             teacher=recipe.teacher_weight * max(recipe.teacher_floor, 1.0 - progress / 0.8),
             consistency=recipe.consistency,
             lm=recipe.lm_weight,
+            ears=min(1.0, max(0.0, progress - begin) / (end - begin)),
+            taught=recipe.taught_weight,
+            taught_ctc=recipe.taught_ctc,
         )
 
     def drawn(self, draw: Draw, progress: float, rng: np.random.Generator) -> Played:

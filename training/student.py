@@ -9,7 +9,7 @@ where what the wide context hears teaches the narrow one (dual-mode ASR, arXiv 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from training.ctc_loss import ctc_loss
 from training.fastconformer import FastConformerRNNT, ModelShape, dropout
 from training.pool import PHONES
 from training.rnnt_loss import rnnt_loss
-from training.teacher import TeacherLoss
+from training.teacher import TeacherEars, TeacherLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,9 @@ class Recipe:
     lm_weight: float = 0.3  # of the prediction network as a language model, with the transducer's
     teacher_weight: float = 4.0
     teacher_floor: float = 1.0  # share of that weight which stays to the end
+    ears: tuple[float, float] = (0.06, 0.12)  # progress over which the teacher's ears are let in
+    taught_weight: float = 20.0  # of the distance of what the joint gets from both ears
+    taught_ctc: float = 0.2  # of the distance of what CTC says with both
     short_part: float = 0.1  # progress until which utterances are short, which align sooner
     short_s: float = 4.0
     phones_part: float = 0.8  # progress until which frames are told their phones
@@ -87,10 +90,13 @@ class Weights:
     teacher: Number
     consistency: Number
     lm: Number
+    ears: Number  # 0 to 1: how far the teacher's ears have learnt to stand in for the student's
+    taught: Number
+    taught_ctc: Number
 
     def packed(self) -> Tensor:
-        """Return them as one tensor [5]."""
-        return torch.tensor([self.aligning, self.phones, self.teacher, self.consistency, self.lm])
+        """Return them as one tensor [8]."""
+        return torch.tensor([getattr(self, one.name) for one in fields(self)])
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> Weights:
@@ -117,6 +123,7 @@ class Student(nn.Module):
         self.teacher = nn.ModuleList(
             TeacherLoss(shape.d_model, teacher_size, late) for late in delays if teacher_size
         )
+        self.ears = TeacherEars(teacher_size, shape.d_model) if teacher_size else None
 
     def losses(self, batch: Batch, weights: Weights, half: torch.autocast) -> dict[str, Tensor]:
         """Return every loss by name, and `total`, their weighted sum."""
@@ -126,21 +133,31 @@ class Student(nn.Module):
             encoded, lengths, stack = self.model.encoder(
                 batch.mel, batch.frames, batch.right, range(max(1, last))
             )
-            heights = torch.stack((encoded, stack[max(0, last - 1)]))
-            scores = self.ctc(heights)
-            phones = None if batch.phones is None else self.phones(heights)
+            heights = [encoded, stack[max(0, last - 1)]]
+            phones = None if batch.phones is None else self.phones(torch.stack(heights))
+            ears = None
+            if self.ears is not None and batch.heard is not None:
+                ears = self.ears(batch.heard[:, :, -1], encoded.shape[1]).to(encoded.dtype)
+                heights.append(ears)
+            scores = self.ctc(torch.stack(heights))
         logs = scores.float().log_softmax(-1)
-        outer, *within = self._ctc(logs, lengths, batch)
-        losses = {"ctc": outer, "inner": sum(within) / len(within)}
+        names = ("ctc", "inner", "ears_ctc")[: len(logs)]
+        losses = dict(zip(names, self._ctc(logs, lengths, batch), strict=True))
         total = weights.aligning * 0.5 * (losses["ctc"] + losses["inner"])
         if batch.near:
             losses["apart"] = consistency(logs[0], lengths) / batch.counts.sum()
             total = total + weights.consistency * losses["apart"]
         if batch.rnnt is not None:
-            losses["rnnt"], losses["lm"] = self._rnnt(encoded, lengths, batch, half)
+            losses |= self._rnnt(encoded, ears, lengths, batch, half)
             total = total + losses["rnnt"] + weights.lm * losses["lm"]
+        if ears is not None:
+            losses |= self._taught(encoded, ears, logs, lengths, batch, half)
+            heard = weights.aligning * 0.5 * losses["ears_ctc"] + losses.get("ears_rnnt", 0.0)
+            heard = heard + weights.taught * losses["taught"]
+            heard = heard + weights.taught_ctc * losses["taught_ctc"]
+            total = total + weights.ears * heard + (1.0 - weights.ears) * losses["ears_follow"]
         if phones is not None:
-            wanted = batch.phones.expand(len(heights), -1, -1, -1).flatten()
+            wanted = batch.phones.expand(len(phones), -1, -1, -1).flatten()
             guesses = phones.float().unflatten(-1, (2, -1)).flatten(0, -2)
             apart = F.cross_entropy(guesses, wanted, reduction="sum")
             losses["phones"] = apart / (wanted >= 0).sum().clamp(min=1)
@@ -173,12 +190,18 @@ class Student(nn.Module):
         return list(apart.view(heights, -1).sum(1) / batch.counts.sum())
 
     def _rnnt(
-        self, encoded: Tensor, lengths: Tensor, batch: Batch, half: torch.autocast
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        encoded: Tensor,
+        ears: Tensor | None,
+        lengths: Tensor,
+        batch: Batch,
+        half: torch.autocast,
+    ) -> dict[str, Tensor]:
         """Return the transducer's loss, and that of its own language model, a token.
 
         What predictor and joint say where no audio is heard is a language model, which a
         transducer that knows its few speakers by heart neglects (arXiv 2011.01991, 2102.01380).
+        With a teacher's ears, half of the rows are heard by these as well.
         """
         model, rows = self.model, batch.rnnt
         targets, counts = batch.targets[rows], batch.counts[rows]
@@ -187,16 +210,84 @@ class Student(nn.Module):
         history = F.pad(targets, (1, 0), value=model.blank)
         forget = torch.rand(len(targets), 1, device=encoded.device) * 0.2
         forgotten = torch.rand(history.shape, device=encoded.device) < forget
+        also = 0 if ears is None else len(rows) // 2
+
+        def twice(x: Tensor) -> Tensor:
+            return torch.cat((x, x[:also])) if also else x
+
         with half:
             predicted, _ = model.decoder(history.masked_fill(forgotten, model.blank))
             predicted = dropout(predicted, 0.1, True)
-            logits = model.joint(encoded.index_select(0, rows), predicted)
+            frames = encoded.index_select(0, rows)
+            if ears is not None:
+                frames = torch.cat((frames, ears.index_select(0, rows[:also])))
+            logits = model.joint(frames, twice(predicted))
             unheard = model.joint.joint_net(model.joint.pred(predicted[:, :-1]))
         tokens = torch.arange(targets.shape[1], device=targets.device) < counts[:, None]
         guesses = unheard[..., : model.blank].float().flatten(0, 1)
         apart = F.cross_entropy(guesses, targets.flatten(), reduction="none") * tokens.flatten()
-        rnnt = rnnt_loss(logits, targets, lengths[rows], counts, model.blank).sum()
-        return rnnt / counts.sum(), apart.sum() / counts.sum()
+        apart_rows = rnnt_loss(
+            logits, twice(targets), twice(lengths[rows]), twice(counts), model.blank
+        )
+        losses = {
+            "rnnt": apart_rows[: len(rows)].sum() / counts.sum(),
+            "lm": apart.sum() / counts.sum(),
+        }
+        if also:
+            losses["ears_rnnt"] = apart_rows[len(rows) :].sum() / counts[:also].sum()
+        return losses
+
+    def _taught(
+        self,
+        encoded: Tensor,
+        ears: Tensor,
+        logs: Tensor,
+        lengths: Tensor,
+        batch: Batch,
+        half: torch.autocast,
+    ) -> dict[str, Tensor]:
+        """Return how far the student is from its teacher's ears, and they from the student.
+
+        Args:
+            encoded: [rows, frames, d_model], the student's.
+            ears: of the same shape, the teacher's.
+            logs: [3, rows, frames, classes] CTC's log-probabilities, the teacher's last.
+            lengths: [rows] frames that hold audio.
+            batch: for its tokens.
+            half: precision of the joint.
+        """
+        inside = torch.arange(encoded.shape[1], device=lengths.device) < lengths[:, None]
+
+        def apart(one: Tensor, wanted: Tensor) -> Tensor:
+            wanted = wanted.detach().float()
+            every = F.smooth_l1_loss(
+                one.float() / wanted.std(), wanted / wanted.std(), reduction="none"
+            )
+            return (every.mean(-1) * inside).sum() / inside.sum()
+
+        with half:  # the joint's own weights must not give in to be near
+            joint = self.model.joint.enc
+            mine, theirs = (
+                F.linear(x, joint.weight.detach(), joint.bias.detach()) for x in (encoded, ears)
+            )
+        return {
+            "taught": apart(mine, theirs),
+            "taught_ctc": divergence(logs[2].detach(), logs[0], lengths) / batch.counts.sum(),
+            "ears_follow": apart(ears, encoded),
+        }
+
+
+def divergence(wanted: Tensor, logs: Tensor, lengths: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence from what is wanted, summed over all frames.
+
+    Args:
+        wanted: [rows, frames, classes] log-probabilities.
+        logs: of the same shape.
+        lengths: [rows] frames that hold audio.
+    """
+    apart = (wanted.exp() * (wanted - logs)).sum(-1)
+    inside = torch.arange(logs.shape[1], device=logs.device) < lengths[:, None]
+    return (apart * inside).sum()
 
 
 def consistency(logs: Tensor, lengths: Tensor) -> Tensor:
@@ -207,7 +298,4 @@ def consistency(logs: Tensor, lengths: Tensor) -> Tensor:
         lengths: [2 * batch] frames that hold audio.
     """
     one, other = logs.chunk(2)
-    wanted = torch.cat((other, one)).detach()
-    apart = (wanted.exp() * (wanted - logs)).sum(-1)
-    inside = torch.arange(logs.shape[1], device=logs.device) < lengths[:, None]
-    return (apart * inside).sum()
+    return divergence(torch.cat((other, one)).detach(), logs, lengths)

@@ -180,6 +180,16 @@ class WhisperEar:
         return Heard(front, layers, final)
 
 
+def without_place(heard: Tensor) -> Tensor:
+    """Return a teacher's frames [batch, frames, size] with mean 0 and deviation 1, but for place.
+
+    What all utterances have at a frame says where in the clip it is, and nothing of what is said:
+    Whisper counts, the student cannot.
+    """
+    said = heard - heard.mean(0)
+    return (said / said.std((0, 1)).clamp(min=1e-3)).clamp(-5.0, 5.0)
+
+
 class TeacherLoss(torch.nn.Module):
     """Distance between projections of the student's frames and the teacher's.
 
@@ -194,11 +204,7 @@ class TeacherLoss(torch.nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, frames: Tensor) -> Tensor:
         """Return the mean smooth-L1 distance over the frames that hold audio."""
-        # What all utterances have at a frame says where in the clip it is, and nothing of what is
-        # said: Whisper counts, the student cannot.
-        wanted = teacher - teacher.mean(0)
-        wanted = (wanted / wanted.std((0, 1)).clamp(min=1e-3)).clamp(-5.0, 5.0)
-        losses = []
+        wanted, losses = without_place(teacher), []
         for project, delay in zip(self.projects, self.delays, strict=True):
             late = project(student)[:, delay:]
             n = min(late.shape[1], wanted.shape[1])
@@ -206,3 +212,32 @@ class TeacherLoss(torch.nn.Module):
             apart = F.smooth_l1_loss(late[:, :n].float(), wanted[:, :n], reduction="none").mean(-1)
             losses.append((apart * inside).sum() / inside.sum().clamp(min=1))
         return torch.stack(losses).mean()
+
+
+class TeacherEars(torch.nn.Module):
+    """The teacher's frames in the place of the encoder's, for what decodes.
+
+    A student knows by heart the few people whom it is trained on; its teacher does not. Joint and
+    CTC that are trained on both learn what may be believed of a stranger, and what they make of
+    the teacher's frames tells the student what of these matters.
+    """
+
+    def __init__(
+        self, output_size: int, d_model: int, delays: Sequence[int] = (2, 3, 4), noise: float = 0.3
+    ) -> None:
+        super().__init__()
+        # The teacher has heard what follows: without a delay it would say at once what the
+        # student, with right context 0, can only know a frame later.
+        self.delays, self.noise = tuple(delays), noise
+        self.project = torch.nn.Linear(len(delays) * output_size, d_model)
+        self.norm = torch.nn.LayerNorm(d_model)
+
+    def forward(self, heard: Tensor, length: int) -> Tensor:
+        """Map the teacher's [batch, frames, size] to [batch, length, d_model]."""
+        said = without_place(heard)
+        if self.training:
+            said = said + self.noise * torch.randn_like(said)
+        first = max(self.delays)
+        said = F.pad(said, (0, 0, first, max(0, length - said.shape[1])))
+        late = [said[:, first - delay : first - delay + length] for delay in self.delays]
+        return self.norm(self.project(torch.cat(late, -1)))

@@ -31,7 +31,7 @@ from training.nemo_file import write_nemo
 from training.pool import Pool
 from training.ranks import Ranks
 from training.speech_text import Script, clean
-from training.student import Recipe
+from training.student import Recipe, Student
 from training.trainer import Trainer
 
 # People are a third of what is played, to the end: more of them is learnt by heart.
@@ -166,7 +166,11 @@ def train(args: argparse.Namespace, recipe: Recipe, max_steps: int | None = None
         from training.measure import Evaluator, read_manifest
 
         clips = read_manifest(args.speech / "dev/manifest.jsonl")
-        evaluate = Evaluator(clips, tokenizer.decode, device).rates
+        evaluator = Evaluator(clips, tokenizer.decode, device)
+
+        def evaluate(averaged: FastConformerRNNT, student: Student) -> dict[str, float]:
+            return evaluator.rates(averaged) | (evaluator.by_ear(student, ear) if ear else {})
+
     trainer = Trainer(args.shape, recipe, pool, args.work / "run", device, ear, evaluate, ranks)
     if args.warm and trainer.step == 0:
         trainer.begin_from(args.warm)

@@ -26,7 +26,7 @@ from training.nemo_file import read_weights
 from training.pool import Draw, Pool
 from training.ranks import Ranks
 from training.step import Step
-from training.student import Recipe
+from training.student import Recipe, Student
 from training.teacher import WhisperEar
 
 
@@ -41,7 +41,7 @@ class Trainer:
         out: Path,
         device: torch.device,
         ear: WhisperEar | None = None,
-        evaluate: Callable[[FastConformerRNNT], dict[str, float]] | None = None,
+        evaluate: Callable[[FastConformerRNNT, Student], dict[str, float]] | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
@@ -303,14 +303,22 @@ class Trainer:
                     )
                     reported, steps_then = time.time(), self.step
                 if self.evaluate and now - evaluated > evaluate_every_s:
-                    self._log({"step": self.step, "wer": self.evaluate(self.averaged)})
+                    self._log(
+                        {"step": self.step, "wer": self.evaluate(self.averaged, self.student)}
+                    )
                     evaluated = time.time()
                 if now - saved > save_every_s:
                     self.save()
                     saved = time.time()
         self.save()
         if self.evaluate:
-            self._log({"step": self.step, "wer": self.evaluate(self.averaged), "final": True})
+            self._log(
+                {
+                    "step": self.step,
+                    "wer": self.evaluate(self.averaged, self.student),
+                    "final": True,
+                }
+            )
 
     def _progress(self, deadline: float, max_steps: int | None) -> float:
         if max_steps is not None:

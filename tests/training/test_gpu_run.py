@@ -108,6 +108,7 @@ def test_a_batch_and_its_losses_never_wait_for_the_device(pool):
         cuda.arrivals.clear()
         losses = work.losses(played, phase)
         every = {"ctc", "inner", "apart", "rnnt", "lm", "phones", "teacher", "within", "total"}
+        every |= {"ears_ctc", "ears_rnnt", "ears_follow", "taught", "taught_ctc"}
         assert every == set(losses)
         # Nor does anything of the host's come in by itself: a graph would keep its first value.
         assert cuda.waits == [] and cuda.arrivals == []

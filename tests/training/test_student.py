@@ -21,7 +21,7 @@ from training.subsampling import subsampled_length
 from training.teacher import TeacherLoss
 from training.trainer import Trainer
 
-WEIGHTS = Weights(1.0, 0.5, 0.25, 0.0, 0.125)
+WEIGHTS = Weights(1.0, 0.5, 0.25, 0.0, 0.125, 0.5, 4.0, 0.25)
 TOY = ModelShape(
     d_model=16,
     n_layers=3,
@@ -87,7 +87,7 @@ def test_every_loss_reaches_the_weights_and_none_is_lost_to_a_nan(known):
     student, batch = Student(TOY, 0), a_batch()
     if not known:
         batch = replace(batch, phones=torch.full_like(batch.phones, -100))
-    losses = student.losses(batch, Weights(0.3, 0.5, 0.0, 0.2, 0.3), OFF)
+    losses = student.losses(batch, Weights(0.3, 0.5, 0.0, 0.2, 0.3, 0.0, 0.0, 0.0), OFF)
     assert {"ctc", "inner", "apart", "rnnt", "lm", "phones", "total"} == set(losses)
     losses["total"].backward()
     grads = [p.grad for p in student.model.parameters()]
