@@ -49,7 +49,7 @@ class Recipe:
     teacher_weight: float = 4.0
     teacher_floor: float = 1.0  # share of that weight which stays to the end
     ears: tuple[float, float] = (0.06, 0.12)  # progress over which the teacher's ears are let in
-    taught_weight: float = 20.0  # of the distance of what the joint gets from both ears
+    taught_weight: float = 40.0  # of the distance of what the joint gets from both ears
     taught_ctc: float = 0.2  # of the distance of what CTC says with both
     short_part: float = 0.1  # progress until which utterances are short, which align sooner
     short_s: float = 4.0

@@ -223,7 +223,7 @@ class TeacherEars(torch.nn.Module):
     """
 
     def __init__(
-        self, output_size: int, d_model: int, delays: Sequence[int] = (2, 3, 4), noise: float = 0.3
+        self, output_size: int, d_model: int, delays: Sequence[int] = (3, 4, 5), noise: float = 0.3
     ) -> None:
         super().__init__()
         # The teacher has heard what follows: without a delay it would say at once what the
