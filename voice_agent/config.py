@@ -84,9 +84,9 @@ class SttSettings(Group):
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech); None
             for the recogniser's default.
         final_pass: what all finals come from, with this project's engine: "stream", what
-            was streamed; "full", the segment once more at the widest look-ahead; "search", that
-            by beam search. In the order of accuracy, and of the milliseconds that a final takes.
-        language_model: an ARPA file of the model's tokens beside that search, for text that the
+            was streamed; "beam", that by beam search; "full", the segment once more at the widest
+            look-ahead; "search", that by beam search.
+        language_model: an ARPA file of the model's tokens beside a search, for text that the
             model was not trained on. `python -m training.ngram` makes one.
         slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
         dtype: what this project's engine computes the encoder in; None for float16 on a GPU and
@@ -101,7 +101,7 @@ class SttSettings(Group):
     model: str = Field(default="tiny-en", min_length=1)
     device: _Device = "auto"
     right_context: int | None = Field(default=None, ge=0)
-    final_pass: Literal["stream", "full", "search"] = "stream"
+    final_pass: Literal["stream", "beam", "full", "search"] = "stream"
     language_model: Path | None = None
     slots: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -115,10 +115,10 @@ class SttSettings(Group):
         given = [*self.precision, *(["final_pass"] if self.final_pass != "stream" else [])]
         if self.name != DEFAULT_SYSTEM and given:
             raise ValueError(f"{min(given)} is this project's engine's, and {self.name} has none")
-        if self.language_model is not None and self.final_pass != "search":
+        if self.language_model is not None and self.final_pass not in ("beam", "search"):
             raise ValueError(
                 f"language_model is for finals by search, and final_pass is {self.final_pass!r}: "
-                "set final_pass to 'search', or leave it out"
+                "set final_pass to 'search' or 'beam', or leave it out"
             )
         return self
 

@@ -176,5 +176,94 @@ def test_a_searched_segment_prefers_its_phrases(recognizer, noise):
 
 
 def test_a_pass_that_nobody_knows_is_named(recognizer):
-    with pytest.raises(ValueError, match="does not know final_pass='beam'"):
-        recognizer.open(print, options=StreamOptions(final_pass="beam"))
+    with pytest.raises(ValueError, match="does not know final_pass='oracle'"):
+        recognizer.open(print, options=StreamOptions(final_pass="oracle"))
+
+
+def spoken(search: BeamSearch, frames: torch.Tensor, size: int) -> tuple[list, list[int]]:
+    """What a search tells while frames come in chunks, and how many tokens after each chunk."""
+    told, counts = [], []
+    for first in range(0, len(frames), size):
+        tokens, at, probs = search.feed(frames[first : first + size])
+        told += [
+            (t, f + first, p) for t, f, p in zip(tokens, at, probs, strict=True)
+        ]  # frames from the segment's first
+        counts.append(len(told))
+    assert not search.ended
+    return told + list(zip(*search.rest(), strict=True)), counts
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_segment_that_is_being_spoken_is_told_bit_by_bit_and_never_taken_back(decoder, size):
+    early = 0
+    for seed in range(20):
+        frames = 10.0 * torch.randn(24, 4, generator=torch.Generator().manual_seed(seed))
+        whole = BeamSearch(decoder, 1).feed(frames)
+        told, counts = spoken(BeamSearch(decoder, None), frames, size)
+        tokens, at, probs = zip(*told, strict=True) if told else ((), (), ())
+        # At the frames of the way that was the likeliest when they were told.
+        assert tokens == tuple(whole[0]) and list(at) == sorted(at)
+        assert all(0 <= frame < 24 for frame in at) and all(0.0 < p <= 1.0 for p in probs)
+        early += counts[-1]
+    assert early > 20  # of 41
+
+
+def test_what_was_said_long_ago_is_not_disputed_for_ever(decoder, monkeypatch):
+    monkeypatch.setattr(beam, "_WORSE", 1e9)
+    longest = {}
+    for patience in (3, 1_000):
+        monkeypatch.setattr(beam, "PATIENCE", patience)
+        search, waits = BeamSearch(decoder, None, width=40), [0]
+        frames = torch.randn(60, 4, generator=torch.Generator().manual_seed(1))
+        for number, frame in enumerate(frames):
+            search.feed(frame[None])
+            best = search._texts[0]
+            waits += [number - at for at in best.frames[search._told :]]
+        longest[patience] = max(waits)
+    assert longest[3] <= 3 < longest[1_000]
+
+
+def test_a_streams_beam_is_the_search_of_its_own_frames_and_partials_lead_up_to_it(
+    recognizer, random_checkpoint, noise
+):
+    audio = noise(16_000 * 5, seed=5)
+    collector = Collector()
+    stream = recognizer.open(collector, options=StreamOptions(right_context=0, final_pass="beam"))
+    stream.finish()  # nothing was said
+    stream.feed(noise(16_000, seed=9))
+    stream.cancel()  # and this is for nobody
+    stream.finish()
+    for first in range(0, len(audio), 5_000):
+        stream.feed(audio[first : first + 5_000])
+    stream.finish()
+    stream.feed(audio)
+    stream.finish()
+    finals = [collector.final() for _ in range(4)]
+    stream.close()
+    assert [final.text for final in finals[:2]] == ["", ""]
+    assert finals[2].tokens == finals[3].tokens != ()
+    times = [word.end_s for word in finals[2].words]
+    assert times == sorted(times) and all(0.0 <= end <= finals[2].audio_s for end in times)
+
+    runner = EngineRunner(random_checkpoint, slots=1)
+    chunks = Chunks.of(runner.config, 0)
+    windows = windows_of(audio, 0, chunks)
+    runner.reset(0)
+    runner.search(0, len(windows))
+    for number, window in enumerate(windows):
+        said = runner.step([0], [number * chunks.frames], window[None], 0)
+    assert tuple(said.tokens.tolist()) == finals[2].tokens
+
+
+def test_partials_of_a_beam_only_grow(recognizer, noise):
+    collector = Collector()
+    options = StreamOptions(right_context=0, final_pass="beam")
+    stream = recognizer.open(collector, options=options)
+    stream.feed(noise(16_000 * 5, seed=5))
+    stream.finish()
+    final = collector.final()
+    stream.close()
+    told = [partial.tokens for partial in collector.partials]
+    assert len(told) > 2
+    for one, other in itertools.pairwise([*told, final.tokens]):
+        assert other[: len(one)] == one and len(other) >= len(one)

@@ -41,7 +41,8 @@ def frames(pcm: np.ndarray, size: int) -> list[InputAudioRawFrame]:
 
 
 @pytest.mark.parametrize(
-    "right_context, final_pass", [(0, "stream"), (6, "stream"), (0, "full"), (0, "search")]
+    "right_context, final_pass",
+    [(0, "stream"), (6, "stream"), (0, "beam"), (0, "full"), (0, "search")],
 )
 async def test_the_service_says_what_the_engine_says(checkpoint, noise, right_context, final_pass):
     """However the audio is cut, and with the last word there."""

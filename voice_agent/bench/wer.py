@@ -51,7 +51,7 @@ class Row:
         model: as it was asked for.
         weights: "int8", or None for the floating-point ones.
         right_context: of the streaming; None for a model without one.
-        final_pass: "stream", "full" or "search".
+        final_pass: "stream", "beam", "full" or "search".
         source: of the clips, or "all".
         clips: that were transcribed.
         words: of their texts.
@@ -279,13 +279,13 @@ def run(
     if full and rights:
         passes.append((min(rights), "full"))
     if search and rights:
-        passes.append((min(rights), "search"))
+        passes += [(min(rights), "beam"), (min(rights), "search")]
     for right, final_pass in passes:
         with console.status(f"{len(clips)} clips at right context {right}, {final_pass} final"):
             options = StreamOptions(right_context=right, partials=False, final_pass=final_pass)
             texts, rtf = measure(recognizer, clips, options)
             finals = time_to_final(recognizer, clips[:live], options) if live else []
-        lm = language_model.name if language_model and final_pass == "search" else None
+        lm = language_model.name if language_model and final_pass in ("beam", "search") else None
         p50, p95 = (float(np.percentile(finals, q)) if finals else None for q in (50, 95))
         for row in rows_of(
             clips,

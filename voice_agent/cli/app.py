@@ -77,8 +77,8 @@ KvOption = Annotated[
 FinalPassOption = Annotated[
     str | None,
     typer.Option(
-        help="What finals come from: stream; full, a second pass at the widest look-ahead; "
-        "or search, that by beam search.",
+        help="What finals come from: stream; beam, that by beam search; full, a second pass at "
+        "the widest look-ahead; or search, that by beam search.",
         show_default="stream",
     ),
 ]

@@ -1,10 +1,12 @@
-"""Beam search over a finished segment's encoder frames, for finals that may take longer.
+"""Beam search over a segment's encoder frames, finished or still being spoken.
 
 Greedy decoding takes the best token of every frame and lives with it. This keeps the `WIDTH` most
 likely texts from frame to frame. At a frame each may go on by some tokens, and must end with a
 blank; the ways that lead to one text are added up (Graves 2012, arXiv 1211.3711, section 2.7, but
 with all texts at the same frame). Which tokens a text goes on by, a language model may have a say
 in (`fusion`), and after it the phrases that are preferred.
+
+While a segment is being spoken, what all texts agree on is told, and nothing is ever taken back.
 
 Engine thread only. It asks the joint and the prediction network for all texts at once.
 """
@@ -24,6 +26,8 @@ from voice_agent.engine.ngram import State
 
 WIDTH = 4
 """Texts that are kept from frame to frame."""
+PATIENCE = 25
+"""Frames after which a text that is being spoken may not be disputed any more: 2 s."""
 _WORSE = 8.0  # nats behind the best text at which one is given up
 
 
@@ -56,7 +60,7 @@ class BeamSearch:
     def __init__(
         self,
         decoder: Decoder,
-        chunks: int,
+        chunks: int | None,
         phrases: PhraseBoost | None = None,
         width: int = WIDTH,
         fusion: Fusion | None = None,
@@ -65,7 +69,8 @@ class BeamSearch:
 
         Args:
             decoder: joint and prediction network.
-            chunks: that will come; the text is told with the last of them.
+            chunks: that will come; the text is told with the last of them. None where nobody knows:
+                it is told as far as it is agreed on, and the rest when it is asked for (`rest`).
             phrases: to prefer.
             width: texts that are kept.
             fusion: a language model, for which likely text is preferred.
@@ -75,6 +80,7 @@ class BeamSearch:
         self._phrases = phrases
         self._width = width
         self._frame = 0
+        self._told = self._said_at = 0
         self._fusion = fusion
         self._texts = [_Text(lm=fusion.lm.start if fusion else ())]
         # State after each text: rows of lstm_h, lstm_c (rows, layers, hidden), pred (rows, joint),
@@ -89,16 +95,44 @@ class BeamSearch:
 
         Returns:
             After the last chunk the tokens of the best text, the frame of each counted from the
-            beginning of that chunk (below 0 before it), and its posterior; before, None.
+            beginning of that chunk (below 0 before it), and its posterior; before, None. Where the
+            number of chunks is not known, what has been agreed on since the chunk before.
         """
         for frame in projected:
             self._hear(frame)
             self._frame += 1
+        first = self._frame - len(projected)
+        if self._left is None:
+            return self._tell(self._agreed(), first)
         self._left -= 1
-        if self._left:
-            return None
-        best, first = self._texts[0], self._frame - len(projected)
-        return best.tokens, [frame - first for frame in best.frames], best.probs
+        return None if self._left else self._tell(len(self._texts[0].tokens), first)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last chunk has come."""
+        return self._left == 0
+
+    def rest(self) -> Said:
+        """What has not been told of the best text; frames are counted from the segment's first."""
+        return self._tell(len(self._texts[0].tokens), 0)
+
+    def _tell(self, until: int, first: int) -> Said:
+        """The best text's tokens from where it has been told, their frames counted from `first`."""
+        best, new = self._texts[0], slice(self._told, until)
+        # The likeliest way may be another one by now, on which what was told came later.
+        frames = [max(frame, self._said_at) for frame in best.frames[new]]
+        self._told, self._said_at = until, max(frames, default=self._said_at)
+        return best.tokens[new], [frame - first for frame in frames], best.probs[new]
+
+    def _agreed(self) -> int:
+        """Tokens that all texts begin with; who disputes what is long past is given up."""
+        best = self._texts[0]
+        past = sum(frame < self._frame - PATIENCE for frame in best.frames)
+        self._texts = [t for t in self._texts if t.tokens[:past] == best.tokens[:past]]
+        texts = [text.tokens for text in self._texts]
+        low, high = min(texts), max(texts)  # what these two begin with, those between them do
+        apart = (at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other)
+        return next(apart, len(low))
 
     def _hear(self, frame: torch.Tensor) -> None:
         """Go on by a frame, shape (joint_hidden,)."""

@@ -29,9 +29,11 @@ class Runner(Protocol):
         step may still read takes turns between three. None: this step's comes from elsewhere.
     max_batch: int
         Lanes a step, at most.
-    search(slot, chunks)
+    search(slot, chunks), rest(slot) -> Said
         Right after `reset`: the segment has so many chunks and is decoded by beam search. Its
         tokens come with the last of them, their frames counted from the beginning of that one.
+        Where `chunks` is None they come as they are agreed on, and when the last chunk has been
+        collected `rest` gives those that were not, their frames counted from the segment's first.
 
     Attributes:
         boosts: whether it can prefer phrases.
@@ -64,6 +66,8 @@ class Runner(Protocol):
         ...
 
 
+Search = Callable[[int, int | None], None]
+"""`Runner.search`."""
 Recorder = Callable[[np.ndarray, np.ndarray, float], None]
 """Called after each step's events were posted: (slots, when the audio of each was there, now)."""
 

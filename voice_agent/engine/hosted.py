@@ -14,7 +14,7 @@ import torch
 from voice_agent.engine.beam import BeamSearch
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.decoder import BoostState, Decoder
-from voice_agent.engine.emissions import Emissions
+from voice_agent.engine.emissions import Emissions, Said
 from voice_agent.engine.fusion import Fusion
 from voice_agent.engine.slots import SlotPool
 
@@ -37,11 +37,16 @@ class Hosted:
         if phrases:
             self._boosts[slot] = BoostState(phrases)
 
-    def search(self, slot: int, chunks: int) -> None:
-        """The segment that has just begun in `slot`, of so many chunks, is decoded by search."""
+    def search(self, slot: int, chunks: int | None) -> None:
+        """The segment that has just begun in `slot` is decoded by search; see `BeamSearch`."""
         boost = self._boosts.pop(slot, None)
         phrases = boost.phrases if boost else None
         self._searches[slot] = BeamSearch(self._decoder, chunks, phrases, fusion=self._fusion)
+
+    def rest(self, slot: int) -> Said:
+        """End the search in `slot`, if there is one; what it has not told yet."""
+        search = self._searches.pop(slot, None)
+        return search.rest() if search else ((), (), ())
 
     def lanes(self, slots: np.ndarray) -> list[int]:
         """Lanes of these slots, shape (n,), that are left to the host."""
@@ -64,9 +69,11 @@ class Hosted:
         rest = [lane for lane, slot in enumerate(names) if slot not in self._searches]
         parts = [Emissions.of([], [], [], [])]
         for lane in searched:
-            if said := self._searches[names[lane]].feed(projected[lane]):
-                del self._searches[names[lane]]
+            search = self._searches[names[lane]]
+            if said := search.feed(projected[lane]):
                 parts.append(Emissions.of([lane] * len(said[0]), *said))
+            if search.ended:
+                del self._searches[names[lane]]
         if rest:
             boosts = [self._boosts.get(names[lane]) for lane in rest] if self._boosts else []
             at = torch.tensor(rest, device=projected.device)

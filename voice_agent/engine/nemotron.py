@@ -78,7 +78,8 @@ class NemotronRecognizer:
         self._prompt = config.prompt
         self._boosts = runner.boosts
         # A runner that leaves decoding to somebody else, as NeMo's does, has no search.
-        self._passes = {"stream", "full"} | ({"search"} if hasattr(runner, "search") else set())
+        searches = {"beam", "search"} if hasattr(runner, "search") else set()
+        self._passes = {"stream", "full"} | searches
         self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
         # Callers of one service tend to bring the same list; streams share what it compiles to.
         self._compiled = functools.lru_cache(maxsize=64)(self._compile)

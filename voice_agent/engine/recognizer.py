@@ -93,7 +93,9 @@ class Failed:
     error: EngineError
 
 
-FinalPass = Literal["stream", "full", "search"]
+FinalPass = Literal["stream", "beam", "full", "search"]
+SECOND_PASSES: frozenset[FinalPass] = frozenset({"full", "search"})
+"""Those that decode the segment's audio a second time."""
 Event = Partial | Final | Failed
 OnEvent = Callable[[Event], None]
 Deliver = Callable[[Callable[[], None]], object]
@@ -113,11 +115,12 @@ class StreamOptions:
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech), or
             None for the recogniser's default.
         partials: whether `Partial` events are wanted at all.
-        final_pass: "stream": the final is what streaming heard. "full": on `finish()` the
-            segment is decoded again at the recogniser's widest look-ahead, where it has several.
-            "search": as "full", by beam search in place of the best token of every frame: fewer
-            errors, for some milliseconds more of the engine's time a second of speech. A language
-            model that the recogniser was loaded with has its say there.
+        final_pass: "stream": the final is what streaming heard, the best token of every frame.
+            "beam": streaming is decoded by beam search: fewer errors, for some milliseconds more of
+            the engine's time a second of speech. Partials are what its texts agree on, and so a
+            little later. "full": on `finish()` the segment is decoded again at the recogniser's
+            widest look-ahead, where it has several. "search": as "full", by beam search. A
+            language model that the recogniser was loaded with has its say in both searches.
         extra: options that one recogniser knows and others refuse by name.
     """
 

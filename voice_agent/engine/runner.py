@@ -20,7 +20,7 @@ import torch
 from voice_agent.engine.boosting import PhraseBoost
 from voice_agent.engine.checkpoint import Checkpoint
 from voice_agent.engine.decoder import Decoder
-from voice_agent.engine.emissions import Emissions
+from voice_agent.engine.emissions import Emissions, Said
 from voice_agent.engine.encoder import Encoder
 from voice_agent.engine.errors import CorruptCheckpoint, EngineError, OutOfRange
 from voice_agent.engine.features import LogMel
@@ -231,13 +231,19 @@ class EngineRunner:
 
         Nothing happens on the device: a step resets the slots of lanes at position 0.
         """
+        if self._flying and self._flying.hosted:  # it may hear the segment before, in this slot
+            self._land(self._flying)
         self._hosted.reset(slot, boost)
         if self.config.prompt:
             self._prompts[slot] = self.config.prompt.index(language)
 
-    def search(self, slot: int, chunks: int) -> None:
+    def search(self, slot: int, chunks: int | None) -> None:
         """Decode a segment by search; see `voice_agent.engine.device.Runner`."""
         self._hosted.search(slot, chunks)
+
+    def rest(self, slot: int) -> Said:
+        """What a search has not told of its segment; see `voice_agent.engine.device.Runner`."""
+        return self._hosted.rest(slot)
 
     def staging(self, n: int, window: int) -> np.ndarray | None:
         """Where the next step's PCM is best written, int16 (n, window); None: anywhere."""

@@ -109,7 +109,7 @@ class Scheduler:
         self._telling = Telling(
             new_transcript, owners=self._owners, passes=self._passes, lanes=self._lanes,
             rings=self.rings, takers=self.takers, stats=self.stats,
-            clock=lambda: self.clock(), language=language,
+            rest=getattr(runner, "rest", None), clock=lambda: self.clock(), language=language,
         )  # fmt: skip
         self._backlog_at = 0.0
         self._thread: threading.Thread | None = None
@@ -288,7 +288,7 @@ class Scheduler:
 
     def _needs_second_pass(self, stream: EngineStream, end: Request) -> bool:
         """Whether the segment's audio has yet to go through the device a second time."""
-        if stream._options.final_pass == "stream":
+        if not stream._keeps:
             return False
         slot = stream._slot
         again = self._passes.get(slot)
@@ -364,7 +364,7 @@ class Scheduler:
         for slot in slots[numbers == 0].tolist():
             owner = self._owners[slot]
             assert owner is not None
-            self.runner.reset(slot, owner._options.language, owner._boost)
+            owner.begin(self.runner, self._search)
         if step.passes:
             for again, number in step.passes:
                 if number == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.recognizer import as_float32
 
 if TYPE_CHECKING:
-    from voice_agent.engine.device import Runner
+    from voice_agent.engine.device import Runner, Search
     from voice_agent.engine.inbox import Request
     from voice_agent.engine.streams import EngineStream
 
@@ -43,7 +43,7 @@ class SecondPass:
         self._chunks = chunks
         self._pcm = _laid_out(end.kept, samples, self.total, chunks)
 
-    def begin(self, runner: Runner, search: Callable[[int, int], None] | None) -> None:
+    def begin(self, runner: Runner, search: Search | None) -> None:
         """Tell the device, before the first chunk.
 
         Args:

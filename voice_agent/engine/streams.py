@@ -17,11 +17,12 @@ from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.feeders import Feeders
 from voice_agent.engine.feeding import End, Feeding
 from voice_agent.engine.inbox import Inbox, Kind, Request
-from voice_agent.engine.recognizer import Deliver, OnEvent, StreamOptions
+from voice_agent.engine.recognizer import SECOND_PASSES, Deliver, OnEvent, StreamOptions
 from voice_agent.engine.taking import Takers
 
 if TYPE_CHECKING:
     from voice_agent.engine.boosting import PhraseBoost
+    from voice_agent.engine.device import Runner, Search
     from voice_agent.engine.text import Transcript
 
 
@@ -63,7 +64,7 @@ class EngineStream(Feeding):
         """Take over a slot that nobody else has."""
         feeders.rings.claim(slot, chunks.right)
         takers.taker[slot] = -1
-        super().__init__(feeders, chunks, slot, keeps=options.final_pass != "stream")
+        super().__init__(feeders, chunks, slot, keeps=options.final_pass in SECOND_PASSES)
         self.decoding = Decoding()
         self._on_event = on_event
         self._deliver = deliver
@@ -74,6 +75,18 @@ class EngineStream(Feeding):
         self._kept: list[np.ndarray] = []
         self._number = 0
         self._cancelled: set[int] = set()
+
+    def begin(self, runner: Runner, search: Search | None) -> None:
+        """Tell the device of a new segment, before its first chunk. Engine thread.
+
+        Args:
+            runner: the device.
+            search: of the runner, where it has one (`voice_agent.engine.device.Runner`).
+        """
+        runner.reset(self._slot, self._options.language, self._boost)
+        if self._options.final_pass == "beam":
+            assert search is not None, "the recogniser refuses it where there is none"
+            search(self._slot, None)
 
     @property
     def right(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from voice_agent.engine.device import Step
-from voice_agent.engine.emissions import Emissions
+from voice_agent.engine.emissions import Emissions, Said
 from voice_agent.engine.errors import EngineError
 from voice_agent.engine.heard import HeardPartial
 from voice_agent.engine.inbox import Request
@@ -46,6 +46,7 @@ class Telling:
         rings: Rings,
         takers: Takers,
         stats: Stats,
+        rest: Callable[[int], Said] | None,
         clock: Callable[[], float],
         language: str | None,
     ) -> None:
@@ -59,6 +60,7 @@ class Telling:
             rings: what was written.
             takers: who takes tokens as they are.
             stats: where events are counted that nobody took.
+            rest: of the runner, where it has one (`voice_agent.engine.device.Runner`).
             clock: monotonic seconds.
             language: of finals whose stream names none.
         """
@@ -69,6 +71,7 @@ class Telling:
         self._rings = rings
         self._takers = takers
         self._stats = stats
+        self._rest = rest
         self._clock = clock
         self._default_language = language
         self._postings: list[Posting] = []
@@ -186,7 +189,14 @@ class Telling:
 
     def finalise(self, stream: EngineStream, end: Request) -> None:
         """The segment that `end` finished is complete."""
-        base = int(self._lanes.base[stream._slot])
+        slot = stream._slot
+        if stream._options.final_pass == "beam" and self._lanes.launched[slot]:
+            assert self._rest is not None, "the recogniser refuses it where there is none"
+            transcript = stream.decoding.transcript or self._new_transcript()
+            for token, frame, prob in zip(*self._rest(slot), strict=True):
+                transcript.append(token, frame, prob)
+            stream.decoding.transcript = transcript
+        base = int(self._lanes.base[slot])
         audio_s = (end.at.samples - base) / SAMPLE_RATE
         t = stream.decoding.transcript
         final = Final(

@@ -31,7 +31,7 @@ class NemotronSTTSettings(RecognizerSTTSettings):
         right_context: encoder frames of look-ahead, one that the model was trained with (0, 1,
             6 or 13 for Nemotron Speech); None for the recogniser's default.
         final_pass: what a final comes from, for more accuracy and more milliseconds: "stream",
-            "full" or "search" (see `voice_agent.engine.recognizer.StreamOptions`).
+            "beam", "full" or "search" (see `voice_agent.engine.recognizer.StreamOptions`).
     """
 
     right_context: int | None | NotGiven = field(default_factory=lambda: NOT_GIVEN)

@@ -107,6 +107,31 @@ def test_a_searched_lane_is_told_with_its_last_chunk_and_its_mates_as_ever(runne
     assert assert_same_steps(fused, plain, 1, STEPS[:2], searched={3: 2}) > 1
 
 
+def test_a_lane_searched_as_it_speaks_tells_what_is_agreed_on_and_then_the_rest(runners):
+    fused, plain = runners
+    assert assert_same_steps(fused, plain, 1, STEPS[:2], searched={3: None}) > 1
+    ends = [runner.rest(3) for runner in runners]
+    assert ends[0][:2] == ends[1][:2]
+    assert len(fused.rest(3)[0]) == 0  # it is over
+
+
+def test_a_cancelled_search_does_not_hear_into_the_next_segment(runners):
+    fused, plain = runners
+    chunks = Chunks.of(plain.config, 1)
+    rng = np.random.default_rng(4)
+    first, second = rng.standard_normal((2, 1, chunks.window_samples)).astype(np.float32)
+    fused.reset(2)
+    fused.search(2, None)
+    flying = fused.launch([2], [0], first, 1)
+    fused.reset(2)  # while that is under way
+    fused.search(2, 1)
+    plain.reset(2)
+    plain.search(2, 1)
+    said = fused.step([2], [0], second, 1)
+    assert said.tokens.tolist() == plain.step([2], [0], second, 1).tokens.tolist()
+    assert fused.collect(flying) is not None
+
+
 def test_lanes_that_talk_on_get_more_rounds(monkeypatch):
     monkeypatch.setattr(graphs, "rounds_of", lambda chunk, lanes: 2)
     fused, plain = pair(small_config(rights=(1,)))
