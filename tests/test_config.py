@@ -36,12 +36,14 @@ def test_precision_is_this_projects_engines_and_others_have_none():
     with pytest.raises(ConfigError, match="final_pass is this project's engine's, and deepgram"):
         load_settings(overrides={"stt": {"name": "deepgram", "final_pass": "search"}})
     with pytest.raises(ConfigError, match="final_pass"):
-        load_settings(overrides={"stt": {"final_pass": "beam"}})
+        load_settings(overrides={"stt": {"final_pass": "oracle"}})
 
 
 def test_a_language_model_is_for_finals_by_search():
     chosen = {"final_pass": "search", "language_model": "lm.arpa.gz"}
-    assert load_settings(overrides={"stt": chosen}).stt.language_model == Path("lm.arpa.gz")
+    for final_pass in ("beam", "search"):
+        stt = load_settings(overrides={"stt": chosen | {"final_pass": final_pass}}).stt
+        assert stt.language_model == Path("lm.arpa.gz") and stt.final_pass == final_pass
     for final_pass in ("stream", "full"):
         with pytest.raises(
             ConfigError, match=f"finals by search, and final_pass is '{final_pass}'"

@@ -86,12 +86,13 @@ async def test_the_server_says_what_the_engine_says_however_audio_is_cut_and_in_
     assert got == expected
 
 
+@pytest.mark.parametrize("final_pass", ["beam", "search"])
 async def test_finals_come_from_the_pass_that_the_server_was_told(
-    serve: Serve, borrowed: Recognizer
+    serve: Serve, borrowed: Recognizer, final_pass: FinalPass
 ) -> None:
-    server = await serve(recognizer=borrowed, stt={"final_pass": "search"})
+    server = await serve(recognizer=borrowed, stt={"final_pass": final_pass})
     recordings = [voice(1.5, seed) for seed in range(3)]
-    expected = [bare(borrowed, pcm, "search") for pcm in recordings]
+    expected = [bare(borrowed, pcm, final_pass) for pcm in recordings]
     assert expected != [bare(borrowed, pcm) for pcm in recordings]
     url = server.listen(endpointing="false")
     assert [await heard(url, pcm, 2_560) for pcm in recordings] == expected

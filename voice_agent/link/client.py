@@ -180,7 +180,8 @@ class EngineClient:
 
     def _begin(self, stream: LinkedStream, options: StreamOptions) -> Way:
         """Give a stream its way to the engine that is there. Under the lock."""
-        # A second pass needs the audio once more, which is kept where it is fed.
+        # A second pass needs the audio once more, which is kept where it is fed; a search has
+        # something left to tell when its segment ends.
         if self._feeders is None or self._writing is None or options.final_pass != "stream":
             stream.way, stream.manuscript = ByOrders(self, stream.number), None
         else:
