@@ -118,6 +118,13 @@ def test_a_model_that_really_runs_gives_tokens_and_times(noise, checkpoint):
         assert [w["word"] for w in segment["words"]] == segment["text"].split()
 
 
+def test_one_recording_after_another_does_not_wait_for_a_slot(noise, checkpoint, capsys):
+    files = [noise] * 12
+    assert run("transcribe", *files, "--model", checkpoint, "--one-segment", "-f", "json") == 0
+    transcripts = json.loads(capsys.readouterr().out)
+    assert len(transcripts) == 12 and len({t["text"] for t in transcripts}) == 1
+
+
 def test_without_a_model_the_embedded_one_writes_what_a_person_says(tmp_path):
     pytest.importorskip("moonshine_voice", reason="its clip needs the extra 'demo'")
     clip = known_clip()

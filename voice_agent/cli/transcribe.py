@@ -53,7 +53,8 @@ def run(
         verbose: log what happens.
     """
     logs.set_up(verbose)
-    settings = load_settings(config, {**overrides, "stt.slots": 1})
+    # Two: one recording's slot may be on its way back when the next one wants one.
+    settings = load_settings(config, {**overrides, "stt.slots": 2})
     if "language" not in settings.model_fields_set:
         # Who is called at an agent of one language speaks it; a recording may be in any.
         settings = settings.model_copy(update={"language": "auto"})
