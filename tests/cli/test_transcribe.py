@@ -38,6 +38,15 @@ def test_flags_reach_the_recogniser(noise, scripted):
     assert chosen == {"dtype": "bfloat16", "weights": "int8", "kv": "int8"}
 
 
+@pytest.mark.parametrize("flags, right", [((), 13), (("--right-context", "1"), 1)])
+def test_a_recording_is_heard_with_the_widest_look_ahead_unless_told_otherwise(
+    noise, scripted, flags, right
+):
+    scripted.right_contexts = (0, 1, 13)
+    assert run("transcribe", noise, "--one-segment", *flags) == 0
+    assert [stream.options.right_context for stream in scripted.opened] == [right]
+
+
 def test_without_one_segment_the_vad_finds_no_speech_in_noise(noise, scripted, capsys):
     assert run("transcribe", noise) == 0
     assert capsys.readouterr().out == ""

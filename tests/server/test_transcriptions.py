@@ -71,6 +71,21 @@ async def test_finals_come_from_the_pass_that_the_server_was_told(
     await server.quiet()
 
 
+@pytest.mark.parametrize("stt, right", [({}, 13), ({"right_context": 1}, 1)])
+async def test_a_recording_is_heard_with_the_widest_look_ahead_unless_told_otherwise(
+    serve: Serve,  # noqa: F811
+    two_segments: bytes,
+    stt: dict[str, int],
+    right: int,
+) -> None:
+    server = await serve(SAID, THEN, stt=stt)
+    server.recognizer.right_contexts = (0, 1, 13)
+    async with official(server) as client:
+        await client.audio.transcriptions.create(model="whisper-1", file=("call.wav", two_segments))
+    assert [stream.options.right_context for stream in server.recognizer.opened] == [right]
+    await server.quiet()
+
+
 async def test_verbose_json_with_words(client: openai.AsyncOpenAI, two_segments: bytes) -> None:
     got = await client.audio.transcriptions.create(
         model="whisper-1", file=("call.wav", two_segments), response_format="verbose_json",

@@ -103,6 +103,7 @@ def _transcribe(
         audio,
         recognizer,
         language=settings.spoken_language,
+        right_context=settings.stt.right_context,
         final_pass=settings.stt.final_pass,
         one_segment=one_segment,
         on_partial=screen.partial if screen.live else None,

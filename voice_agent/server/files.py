@@ -25,8 +25,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from voice_agent.config import SttSettings
 from voice_agent.engine.errors import EngineError
-from voice_agent.engine.recognizer import FinalPass, Recognizer
+from voice_agent.engine.recognizer import Recognizer
 from voice_agent.server.access import Client
 from voice_agent.server.api import Api, Turned
 from voice_agent.server.file_answers import (
@@ -88,13 +89,13 @@ class _Work:
     """One recording on its thread; events come to the loop in order, the last one is None."""
 
     def __init__(
-        self, pool: Executor, recognizer: Recognizer, asked: Asked, final_pass: FinalPass
+        self, pool: Executor, recognizer: Recognizer, asked: Asked, settings: SttSettings
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._recognizer = recognizer
         self._asked = asked
-        self._final_pass = final_pass
+        self._settings = settings
         self.heard_s = 0.0
         self.begun = asyncio.Event()
         self.segments: asyncio.Queue[Segment | None] = asyncio.Queue()
@@ -108,7 +109,8 @@ class _Work:
                     audio,
                     self._recognizer,
                     language=self._asked.language,
-                    final_pass=self._final_pass,
+                    right_context=self._settings.right_context,
+                    final_pass=self._settings.final_pass,
                     on_segment=lambda segment: self._tell(self.segments.put_nowait, segment),
                     on_progress=self._progress,
                 )
@@ -152,7 +154,7 @@ def routes(api: Api) -> APIRouter:
                 form = await _form(request)
                 held.callback(_close_files, form)
                 asked = _read(form, api.recognizer.name)
-                work = _Work(api.files, api.recognizer, asked, api.final_pass)
+                work = _Work(api.files, api.recognizer, asked, api.agent.settings.stt)
                 held.callback(_count, api, client, work)
                 if asked.stream:
                     await _begin(api, work)

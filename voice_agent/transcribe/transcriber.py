@@ -87,7 +87,8 @@ def transcribe(
         audio: an open file.
         recognizer: loaded.
         language: BCP-47 code of the speech; None where the recogniser decides.
-        right_context: look-ahead in encoder frames; None for the recogniser's default.
+        right_context: look-ahead in encoder frames; None for the widest that the recogniser has,
+            as nobody waits for what a recording says next.
         final_pass: what finals come from; see `StreamOptions`.
         one_segment: the whole file as one segment, instead of the speech that the VAD finds.
         on_partial: gets the current segment's text as it grows.
@@ -101,6 +102,8 @@ def transcribe(
         OptionNotServed: a language, right context or final pass that the recogniser does not have.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    if right_context is None:
+        right_context = max(getattr(recognizer, "right_contexts", ()), default=None)
     options = StreamOptions(
         language=language,
         right_context=right_context,
