@@ -180,6 +180,13 @@ def train(args: argparse.Namespace, recipe: Recipe, max_steps: int | None = None
     return trainer
 
 
+def has_ears(warm: Path) -> bool:
+    """Whether a run to go on from has taught its teacher's ears already (`TeacherEars`)."""
+    return warm.suffix != ".nemo" and "ears.project.weight" in torch.load(
+        warm, map_location="cpu", mmap=True, weights_only=True
+    )
+
+
 def load_averaged(args: argparse.Namespace) -> FastConformerRNNT:
     """Return the averaged weights of the run, or those of `--average`, or of `--warm` alone.
 
@@ -366,6 +373,7 @@ def main() -> None:
                 short_part=0.0,
                 small_part=0.0,
                 phones_part=0.3,
+                ears=(0.0, 0.01) if has_ears(args.warm) else recipe.ears,
             )
         train(args, recipe)
     if args.stage in ("export", "all"):
