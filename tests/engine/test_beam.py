@@ -194,7 +194,10 @@ def spoken(search: BeamSearch, frames: torch.Tensor, size: int) -> tuple[list, l
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_segment_that_is_being_spoken_is_told_bit_by_bit_and_never_taken_back(decoder, size):
+def test_a_segment_that_is_being_spoken_is_told_bit_by_bit_and_never_taken_back(
+    decoder, size, monkeypatch
+):
+    monkeypatch.setattr(beam, "PATIENCE", 1_000)
     early = 0
     for seed in range(20):
         frames = 10.0 * torch.randn(24, 4, generator=torch.Generator().manual_seed(seed))
@@ -224,8 +227,9 @@ def test_what_was_said_long_ago_is_not_disputed_for_ever(decoder, monkeypatch):
 
 
 def test_a_streams_beam_is_the_search_of_its_own_frames_and_partials_lead_up_to_it(
-    recognizer, random_checkpoint, noise
+    recognizer, random_checkpoint, noise, monkeypatch
 ):
+    monkeypatch.setattr(beam, "PATIENCE", 1_000)
     audio = noise(16_000 * 5, seed=5)
     collector = Collector()
     stream = recognizer.open(collector, options=StreamOptions(right_context=0, final_pass="beam"))

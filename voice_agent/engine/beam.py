@@ -26,8 +26,8 @@ from voice_agent.engine.ngram import State
 
 WIDTH = 4
 """Texts that are kept from frame to frame."""
-PATIENCE = 25
-"""Frames after which a text that is being spoken may not be disputed any more: 2 s."""
+PATIENCE = 6
+"""Frames after which a text that is being spoken may not be disputed any more: half a second."""
 _WORSE = 8.0  # nats behind the best text at which one is given up
 
 

@@ -117,10 +117,11 @@ class StreamOptions:
         partials: whether `Partial` events are wanted at all.
         final_pass: "stream": the final is what streaming heard, the best token of every frame.
             "beam": streaming is decoded by beam search: fewer errors, for some milliseconds more of
-            the engine's time a second of speech. Partials are what its texts agree on, and so a
-            little later. "full": on `finish()` the segment is decoded again at the recogniser's
-            widest look-ahead, where it has several. "search": as "full", by beam search. A
-            language model that the recogniser was loaded with has its say in both searches.
+            the engine's time a second of speech. Partials are what its texts agree on, and so up
+            to half a second later. "full": on `finish()` the segment is decoded again at the
+            recogniser's widest look-ahead, where it has several. "search": as "full", by beam
+            search. A language model that the recogniser was loaded with has its say in both
+            searches.
         extra: options that one recogniser knows and others refuse by name.
     """
 
