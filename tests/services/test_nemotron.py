@@ -46,6 +46,7 @@ def frames(pcm: np.ndarray, size: int) -> list[InputAudioRawFrame]:
 )
 async def test_the_service_says_what_the_engine_says(checkpoint, noise, right_context, final_pass):
     """However the audio is cut, and with the last word there."""
+    noise = np.tile(noise, 3)
     recognizer = await shared_recognizer(checkpoint, device="cpu")
     bare = Collector()
     options = StreamOptions("en", right_context, final_pass=final_pass)
