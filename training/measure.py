@@ -15,7 +15,7 @@ import torch
 from training.fastconformer import FastConformerRNNT
 from training.mel import HOP, SAMPLE_RATE, LogMel
 from training.student import Student
-from training.teacher import WhisperEar
+from training.teacher import WhisperEar, without_place
 
 
 def plain(text: str) -> str:
@@ -71,12 +71,17 @@ class Evaluator:
         """Return WER in percent, by source too, with the teacher in the encoder's place.
 
         That is as far as a student can come which hears all that its teacher hears.
+
+        Args:
+            student: whose ears, joint and predictor.
+            ear: the teacher; Whisper has places for 30 s.
+            longest_s: clips that are longer, the silence after them counted, are left out.
         """
         short = (self.samples <= longest_s * SAMPLE_RATE).nonzero()[:, 0]
         samples = self.samples[short]
         student.eval()
         with torch.inference_mode():
-            heard = ear(self.wave[short, : int(samples.max())])[:, :, -1]
+            heard = without_place(ear(self.wave[short, : int(samples.max())])[:, :, -1])
             frames = student.ears(heard, heard.shape[1])
             lengths = (samples // (8 * HOP)).clamp(max=heard.shape[1])
             tokens = student.model.decode(frames, lengths)

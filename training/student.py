@@ -20,7 +20,7 @@ from training.ctc_loss import ctc_loss
 from training.fastconformer import FastConformerRNNT, ModelShape, dropout
 from training.pool import PHONES
 from training.rnnt_loss import rnnt_loss
-from training.teacher import TeacherEars, TeacherLoss
+from training.teacher import TeacherEars, TeacherLoss, without_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,7 @@ class Student(nn.Module):
         """Return every loss by name, and `total`, their weighted sum."""
         # A loss inside the stack (arXiv 2102.03216) lets its lower part learn before the upper.
         last = self.shape.n_layers - 1
+        said = without_place(batch.heard) if self.teacher and batch.heard is not None else None
         with half:
             encoded, lengths, stack = self.model.encoder(
                 batch.mel, batch.frames, batch.right, range(max(1, last))
@@ -136,8 +137,8 @@ class Student(nn.Module):
             heights = [encoded, stack[max(0, last - 1)]]
             phones = None if batch.phones is None else self.phones(torch.stack(heights))
             ears = None
-            if self.ears is not None and batch.heard is not None:
-                ears = self.ears(batch.heard[:, :, -1], encoded.shape[1]).to(encoded.dtype)
+            if self.ears is not None and said is not None:
+                ears = self.ears(said[:, :, -1], encoded.shape[1]).to(encoded.dtype)
                 heights.append(ears)
             scores = self.ctc(torch.stack(heights))
         logs = scores.float().log_softmax(-1)
@@ -162,8 +163,8 @@ class Student(nn.Module):
             apart = F.cross_entropy(guesses, wanted, reduction="sum")
             losses["phones"] = apart / (wanted >= 0).sum().clamp(min=1)
             total = total + weights.phones * losses["phones"]
-        if self.teacher and batch.heard is not None:
-            above = batch.heard.unbind(2)[-len(self.teacher) :]
+        if said is not None:
+            above = said.unbind(2)[-len(self.teacher) :]
             with half:
                 *within, losses["teacher"] = (
                     held(x, heard, lengths)

@@ -181,7 +181,7 @@ class WhisperEar:
 
 
 def without_place(heard: Tensor) -> Tensor:
-    """Return a teacher's frames [batch, frames, size] with mean 0 and deviation 1, but for place.
+    """Return a teacher's frames [batch, frames, …] with mean 0 and deviation 1, but for place.
 
     What all utterances have at a frame says where in the clip it is, and nothing of what is said:
     Whisper counts, the student cannot.
@@ -202,9 +202,15 @@ class TeacherLoss(torch.nn.Module):
         self.projects = torch.nn.ModuleList(torch.nn.Linear(d_model, output_size) for _ in delays)
         self.delays = tuple(delays)
 
-    def forward(self, student: Tensor, teacher: Tensor, frames: Tensor) -> Tensor:
-        """Return the mean smooth-L1 distance over the frames that hold audio."""
-        wanted, losses = without_place(teacher), []
+    def forward(self, student: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
+        """Return the mean smooth-L1 distance over the frames that hold audio.
+
+        Args:
+            student: [batch, frames, d_model].
+            wanted: [batch, frames, size], of `without_place`.
+            frames: [batch] of the student's that hold audio.
+        """
+        losses = []
         for project, delay in zip(self.projects, self.delays, strict=True):
             late = project(student)[:, delay:]
             n = min(late.shape[1], wanted.shape[1])
@@ -233,11 +239,10 @@ class TeacherEars(torch.nn.Module):
         self.norm = torch.nn.LayerNorm(d_model)
 
     def forward(self, heard: Tensor, length: int) -> Tensor:
-        """Map the teacher's [batch, frames, size] to [batch, length, d_model]."""
-        said = without_place(heard)
+        """Map [batch, frames, size], of `without_place`, to [batch, length, d_model]."""
         if self.training:
-            said = said + self.noise * torch.randn_like(said)
+            heard = heard + self.noise * torch.randn_like(heard)
         first = max(self.delays)
-        said = F.pad(said, (0, 0, first, max(0, length - said.shape[1])))
-        late = [said[:, first - delay : first - delay + length] for delay in self.delays]
+        heard = F.pad(heard, (0, 0, first, max(0, length - heard.shape[1])))
+        late = [heard[:, first - delay : first - delay + length] for delay in self.delays]
         return self.norm(self.project(torch.cat(late, -1)))

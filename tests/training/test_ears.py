@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import training.teacher
 from tests.support.whisper import random_whisper
 from tests.training.test_student import OFF, TOY, WEIGHTS, a_batch
 from training.measure import Clip, Evaluator
@@ -25,8 +24,7 @@ def taught_batch(size: int = 10) -> Batch:
     return replace(batch, heard=torch.randn(len(batch.frames), frames, 1, size))
 
 
-def test_a_teachers_ears_are_late_by_some_frames_and_know_nothing_of_others(monkeypatch):
-    monkeypatch.setattr(training.teacher, "without_place", lambda heard: heard)
+def test_a_teachers_ears_are_late_by_some_frames_and_know_nothing_of_others():
     ears, heard = TeacherEars(10, 16, delays=(2, 4)).eval(), torch.randn(2, 12, 10)
     before = ears(heard, 14)
     assert before.shape == (2, 14, 16)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from voice_agent.engine.recognizer import (
+    SEARCHES,
     Event,
     Failed,
     Final,
@@ -285,7 +286,7 @@ def run(
             options = StreamOptions(right_context=right, partials=False, final_pass=final_pass)
             texts, rtf = measure(recognizer, clips, options)
             finals = time_to_final(recognizer, clips[:live], options) if live else []
-        lm = language_model.name if language_model and final_pass in ("beam", "search") else None
+        lm = language_model.name if language_model and final_pass in SEARCHES else None
         p50, p95 = (float(np.percentile(finals, q)) if finals else None for q in (50, 95))
         for row in rows_of(
             clips,

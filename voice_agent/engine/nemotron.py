@@ -12,6 +12,7 @@ from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.outside import Outside
 from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
+    SEARCHES,
     Deliver,
     OnEvent,
     StreamOptions,
@@ -78,8 +79,7 @@ class NemotronRecognizer:
         self._prompt = config.prompt
         self._boosts = runner.boosts
         # A runner that leaves decoding to somebody else, as NeMo's does, has no search.
-        searches = {"beam", "search"} if hasattr(runner, "search") else set()
-        self._passes = {"stream", "full"} | searches
+        self._passes = {"stream", "full"} | (SEARCHES if hasattr(runner, "search") else set())
         self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
         # Callers of one service tend to bring the same list; streams share what it compiles to.
         self._compiled = functools.lru_cache(maxsize=64)(self._compile)

@@ -96,6 +96,8 @@ class Failed:
 FinalPass = Literal["stream", "beam", "full", "search"]
 SECOND_PASSES: frozenset[FinalPass] = frozenset({"full", "search"})
 """Those that decode the segment's audio a second time."""
+SEARCHES: frozenset[FinalPass] = frozenset({"beam", "search"})
+"""Those by beam search."""
 Event = Partial | Final | Failed
 OnEvent = Callable[[Event], None]
 Deliver = Callable[[Callable[[], None]], object]

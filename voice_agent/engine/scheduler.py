@@ -368,7 +368,7 @@ class Scheduler:
         if step.passes:
             for again, number in step.passes:
                 if number == 0:
-                    again.begin(self.runner, self._search)
+                    again.stream.begin(self.runner, self._search, again.total)
             slots = np.append(slots, [again.stream._slot for again, _ in step.passes])
             numbers = np.append(numbers, [number for _, number in step.passes])
         pos = numbers * step.chunks.frames

@@ -11,7 +11,6 @@ from voice_agent.engine.chunks import Chunks
 from voice_agent.engine.recognizer import as_float32
 
 if TYPE_CHECKING:
-    from voice_agent.engine.device import Runner, Search
     from voice_agent.engine.inbox import Request
     from voice_agent.engine.streams import EngineStream
 
@@ -42,19 +41,6 @@ class SecondPass:
         self.total = chunks.total(samples)
         self._chunks = chunks
         self._pcm = _laid_out(end.kept, samples, self.total, chunks)
-
-    def begin(self, runner: Runner, search: Search | None) -> None:
-        """Tell the device, before the first chunk.
-
-        Args:
-            runner: the device.
-            search: of the runner, where it has one (`voice_agent.engine.device.Runner`).
-        """
-        stream, options = self.stream, self.stream._options
-        runner.reset(stream._slot, options.language, stream._boost)
-        if options.final_pass == "search":
-            assert search is not None, "the recogniser refuses it where there is none"
-            search(stream._slot, self.total)
 
     def window(self) -> np.ndarray:
         """What the next chunk is computed from, float32, shape (window_samples,)."""

@@ -76,17 +76,18 @@ class EngineStream(Feeding):
         self._number = 0
         self._cancelled: set[int] = set()
 
-    def begin(self, runner: Runner, search: Search | None) -> None:
+    def begin(self, runner: Runner, search: Search | None, chunks: int | None = None) -> None:
         """Tell the device of a new segment, before its first chunk. Engine thread.
 
         Args:
             runner: the device.
             search: of the runner, where it has one (`voice_agent.engine.device.Runner`).
+            chunks: of a second pass; None where the segment is still being spoken.
         """
         runner.reset(self._slot, self._options.language, self._boost)
-        if self._options.final_pass == "beam":
+        if self._options.final_pass == ("beam" if chunks is None else "search"):
             assert search is not None, "the recogniser refuses it where there is none"
-            search(self._slot, None)
+            search(self._slot, chunks)
 
     @property
     def right(self) -> int:

@@ -117,9 +117,7 @@ class Telling:
                 last = lane
                 stream = self._owners[slot]
                 assert stream is not None
-                transcript = stream.decoding.transcript
-                if transcript is None:
-                    transcript = stream.decoding.transcript = self._new_transcript()
+                transcript = self._transcript(stream)
                 if stream._options.partials:
                     heard.append(stream)
                     spoke.append(lane)
@@ -181,21 +179,24 @@ class Telling:
             again, number = step.passes[int(said.lanes[at]) - n]
             stream = again.stream
             if self._passes.get(stream._slot) is again:
-                transcript = stream.decoding.transcript
-                if transcript is None:
-                    transcript = stream.decoding.transcript = self._new_transcript()
                 frame = number * step.chunks.frames + int(said.frames[at])
-                transcript.append(int(said.tokens[at]), frame, float(said.probs[at]))
+                token, prob = int(said.tokens[at]), float(said.probs[at])
+                self._transcript(stream).append(token, frame, prob)
+
+    def _transcript(self, stream: EngineStream) -> Transcript:
+        """Of the stream's current segment; it is there from the first thing said on."""
+        transcript = stream.decoding.transcript
+        if transcript is None:
+            transcript = stream.decoding.transcript = self._new_transcript()
+        return transcript
 
     def finalise(self, stream: EngineStream, end: Request) -> None:
         """The segment that `end` finished is complete."""
         slot = stream._slot
         if stream._options.final_pass == "beam" and self._lanes.launched[slot]:
             assert self._rest is not None, "the recogniser refuses it where there is none"
-            transcript = stream.decoding.transcript or self._new_transcript()
             for token, frame, prob in zip(*self._rest(slot), strict=True):
-                transcript.append(token, frame, prob)
-            stream.decoding.transcript = transcript
+                self._transcript(stream).append(token, frame, prob)
         base = int(self._lanes.base[slot])
         audio_s = (end.at.samples - base) / SAMPLE_RATE
         t = stream.decoding.transcript
