@@ -15,7 +15,7 @@ import torch
 from training.fastconformer import FastConformerRNNT
 from training.mel import HOP, SAMPLE_RATE, LogMel
 from training.student import Student
-from training.teacher import WhisperEar, without_place
+from training.teacher import WhisperEar
 
 
 def plain(text: str) -> str:
@@ -81,7 +81,7 @@ class Evaluator:
         samples = self.samples[short]
         student.eval()
         with torch.inference_mode():
-            heard = without_place(ear(self.wave[short, : int(samples.max())])[:, :, -1])
+            heard = student.place(ear(self.wave[short, : int(samples.max())]))[:, :, -1]
             frames = student.ears(heard, heard.shape[1])
             lengths = (samples // (8 * HOP)).clamp(max=heard.shape[1])
             tokens = student.model.decode(frames, lengths)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 SAMPLE_RATE, N_FFT, WINDOW, HOP = 16000, 512, 400, 160
 LOG_GUARD = 2.0**-24
+VOCAL_TRACTS = 256  # made-up speakers' frequency axes, while training
 
 
 def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
@@ -70,6 +71,17 @@ def vocal_tract(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     return lambda hertz: np.interp(hertz, place, target)
 
 
+def mel_banks(bands: int, n_fft: int, tracts: int) -> Tensor:
+    """Return [1 + tracts, bands, bins]: the true bank, then those of made-up speakers.
+
+    Speaker number n is the same one whatever the transform.
+    """
+    rng = np.random.default_rng(0)
+    banks = [mel_bank(bands, n_fft)]
+    banks += [mel_bank(bands, n_fft, vocal_tract(rng)) for _ in range(tracts)]
+    return torch.from_numpy(np.stack(banks))
+
+
 class LogMel:
     """Waveforms [batch, samples] to log-mel [batch, bands, frames], on any device."""
 
@@ -78,10 +90,7 @@ class LogMel:
     ) -> None:
         """Make the filter banks: the true one, and those of `tracts` made-up speakers."""
         self.window = torch.hann_window(WINDOW, periodic=False, device=device)
-        rng = np.random.default_rng(0)
-        banks = [mel_bank(bands)]
-        banks += [mel_bank(bands, warp=vocal_tract(rng)) for _ in range(tracts)]
-        self.banks = torch.from_numpy(np.stack(banks)).to(device)  # [1 + tracts, bands, bins]
+        self.banks = mel_banks(bands, N_FFT, tracts).to(device)
 
     def __call__(
         self, wave: Tensor, samples: Tensor, warp: Tensor | None = None

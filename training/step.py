@@ -17,13 +17,11 @@ from torch import Tensor
 
 from training.augment import Strength, borrow, degrade, mask_features, place, play
 from training.fastconformer import ModelShape
-from training.mel import HOP, SAMPLE_RATE, LogMel
+from training.mel import HOP, SAMPLE_RATE, VOCAL_TRACTS, LogMel
 from training.pool import Draw, Pool
 from training.student import Batch, Recipe, Student, Weights
 from training.subsampling import subsampled_length
 from training.teacher import WhisperEar
-
-VOCAL_TRACTS = 256  # made-up speakers' frequency axes
 
 
 class Phase(NamedTuple):
@@ -104,7 +102,7 @@ class Step:
     def _strength(self, progress: float) -> Strength:
         early = max(0.0, 1.0 - progress / self.recipe.gentle_part)
         late = self.recipe.settle * min(1.0, max(0.0, progress - 0.7) / 0.3)
-        return Strength().lighter(max(early, late, self.recipe.gentle))
+        return self.recipe.strength.lighter(max(early, late, self.recipe.gentle))
 
     def _weights(self, progress: float) -> Weights:
         recipe = self.recipe
@@ -161,19 +159,20 @@ class Step:
             self.pool.store, played.start, played.length, played.speed, played.lead, width, wobble
         )
 
-    def features(self, played: Played, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the views hear of the clean audio: log-mel and its frames."""
-        strength = Strength.unpacked(played.strength)
-        every = played.samples.repeat(self.recipe.views)
-        heard = degrade(clean.repeat(self.recipe.views, 1), every, strength)
-        warp = torch.randint(1, len(self.mel.banks), (len(every),), device=clean.device)
-        warp = warp * (torch.rand(len(every), device=clean.device) < strength.warp)
-        return self.mel(heard, every, warp)
+    def hear(self, played: Played) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the audio of all views, its samples, and the vocal tracts that it is heard by."""
+        clean, strength = self._clean(played), Strength.unpacked(played.strength)
+        samples = played.samples.repeat(self.recipe.views)
+        wave = degrade(clean.repeat(self.recipe.views, 1), samples, strength)
+        warp = torch.randint(1, len(self.mel.banks), (len(samples),), device=clean.device)
+        warp = warp * (torch.rand(len(samples), device=clean.device) < strength.warp)
+        return wave, samples, warp
 
     def batch(self, played: Played, phase: Phase) -> Batch:
         """Let a batch be heard; `played` lies on the device."""
-        views, clean = self.recipe.views, self._clean(played)
-        mel, frames = self.features(played, clean)
+        views = self.recipe.views
+        wave, samples, warp = self.hear(played)
+        mel, frames = self.mel(wave, samples, warp)
         phones = heard = None
         if phase.phones:
             halves = torch.arange(2 * subsampled_length(mel.shape[2]), device=mel.device)
@@ -183,8 +182,10 @@ class Step:
             phones = self.pool.phones_at(played.start, played.length, at).unflatten(1, (-1, 2))
             phones = phones.repeat(views, 1, 1)
         if self.ear:
+            # Teacher and student hear the same (arXiv 2106.05237): so every playing is one more
+            # question that the student cannot have learnt the answer of by heart.
             with self._half():
-                heard = self.ear(clean).repeat(views, 1, 1, 1)
+                heard = self.ear(wave, warp)
         strength = Strength.unpacked(played.strength)
         return Batch(
             mask_features(borrow(mel, frames, strength.borrow), frames, strength),
@@ -212,10 +213,16 @@ class Step:
         torch._foreach_copy_([into for into, _ in reached], [grad for _, grad in reached])
         return {name: value.detach() for name, value in losses.items()}
 
+    def learn_places(self) -> None:
+        """Let the teacher hear what is in the pool, unless its places are known already."""
+        if self.ear is not None and not self.student.place.known:
+            with self._half():
+                self.student.place.learn(self.ear, self.pool.store[: self.pool.used])
+
     @torch.no_grad()
     def calibrate(self, played: Played) -> None:
         """Let the subsampling expect these features, and give frames of mean 0 and deviation 1."""
-        mel, frames = self.features(played, self._clean(played))
+        mel, frames = self.mel(*self.hear(played))
         subsampling = self.student.model.encoder.pre_encode
         inside = torch.arange(mel.shape[2], device=mel.device) < frames[:, None]
         subsampling.expect(mel.transpose(1, 2)[inside])

