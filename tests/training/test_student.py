@@ -18,7 +18,7 @@ from training.nemo_file import STEPS, rounded, write_nemo
 from training.pool import PHONES, Pool, write_shard
 from training.student import Batch, Recipe, Student, Weights, consistency
 from training.subsampling import subsampled_length
-from training.teacher import WithoutPlace
+from training.teacher import TeacherLoss, WithoutPlace
 from training.trainer import Trainer
 
 WEIGHTS = Weights(1.0, 0.5, 0.25, 0.0, 0.125, 0.5, 4.0, 0.25)
@@ -266,6 +266,14 @@ def test_what_a_teacher_says_of_a_place_alone_is_not_asked_for():
     torch.testing.assert_close(told, told[:, :1].expand_as(told), atol=1e-4, rtol=0)
     torch.testing.assert_close(told.mean(0), torch.zeros(12, 2, 10), atol=1e-4, rtol=0)
     torch.testing.assert_close(told.std((0, 1), correction=0), torch.ones(2, 10), atol=0.02, rtol=0)
+    # A teacher that does not count asks for the same; another thing said does not.
+    plain = WithoutPlace(2, 10, frames=12)
+    plain.learn(lambda wave: ear(wave) - at, store, windows=29)
+    loss, student, frames = TeacherLoss(6, 10), torch.randn(29, 12, 6), torch.full((29,), 12)
+    want = loss(student, told[:, :, 0], frames)
+    other = loss(student, plain(heard - at)[:, :, 0], frames)
+    torch.testing.assert_close(other, want, atol=1e-4, rtol=0)
+    assert abs(loss(student, told.flip(0)[:, :, 0], frames) - want) > 1e-3
     # and of one clip alone as much is said as of many
     torch.testing.assert_close(place(heard[3:4, :5]), told[3:4, :5])
     # nor does it matter how long the store is
