@@ -20,12 +20,13 @@ import jiwer
 import numpy as np
 
 from training.align import Aligner
-from training.measure import plain
-from voice_agent.bench.wer import load, read_manifest, transcribe_clip
+from training.measure import read_manifest
+from training.mel import HOP, SAMPLE_RATE
+from voice_agent.bench.wer import transcribe_clip
 from voice_agent.engine.loading import load_recognizer
 from voice_agent.engine.recognizer import Recognizer, StreamOptions, Word
 
-FRAME_S = 0.08
+FRAME_S = 8 * HOP / SAMPLE_RATE
 
 
 def known_at(end_s: float, right: int) -> float:
@@ -59,36 +60,44 @@ def late(said: Sequence[tuple[str, float]], heard: Sequence[Word], right: int) -
                 yield known_at(word.end_s, right) - end
 
 
-def measure(recognizer: Recognizer, aligner: Aligner, manifest: Path, right: int) -> list[float]:
-    """Return the lateness of every word that was heard right, in seconds.
+def aligned(aligner: Aligner, manifest: Path) -> list[tuple[np.ndarray, list[tuple[str, float]]]]:
+    """Return the audio of clips, and their words with the seconds at which each ends.
 
     Clips that cannot be aligned are left out, as are those with a word that the dictionary lacks.
     """
+    clips = []
+    for clip in read_manifest(manifest):
+        found = aligner(np.round(clip.audio * 32767.0).astype(np.int16), clip.text)
+        if found is not None:
+            clips.append((clip.audio, [(word, end / SAMPLE_RATE) for word, _, end in found[1]]))
+    return clips
+
+
+def measure(
+    recognizer: Recognizer, clips: list[tuple[np.ndarray, list[tuple[str, float]]]], right: int
+) -> list[float]:
+    """Return the lateness of every word of `aligned` clips that was heard right, in seconds."""
+    options = StreamOptions(right_context=right)
     every: list[float] = []
-    for clip in read_manifest(manifest, "en"):
-        audio, text = load(clip), plain(clip.text)
-        aligned = aligner(np.round(audio * 32767.0).astype(np.int16), text)
-        if aligned is not None:
-            final = transcribe_clip(recognizer, audio, StreamOptions(right_context=right))
-            ends = [(word, end / 16_000) for word, _, end in aligned[1]]
-            every += late(ends, final.words, right)
+    for audio, said in clips:
+        every += late(said, transcribe_clip(recognizer, audio, options).words, right)
     return every
 
 
 def main() -> None:
     """Read the command line and print a line for each right context."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="tiny-en", help="name or .nemo file")
+    parser.add_argument(
+        "--model", default="tiny-en", help="of lower-case words: an embedded name or a .nemo file"
+    )
     parser.add_argument("--speech", type=Path, required=True, help="folder of human speech: dev/")
     parser.add_argument("--right-context", type=int, nargs="+", default=[0, 1, 6, 13])
     args = parser.parse_args()
-    aligner = Aligner()
+    clips = aligned(Aligner(), args.speech / "dev/manifest.jsonl")
     recognizer = load_recognizer(args.model)
     try:
         for right in args.right_context:
-            found = 1000 * np.array(
-                measure(recognizer, aligner, args.speech / "dev/manifest.jsonl", right)
-            )
+            found = 1000 * np.array(measure(recognizer, clips, right))
             low, middle, high = np.percentile(found, [5, 50, 95])
             print(
                 f"right {right}: {middle:.0f} ms after its end (p5 {low:.0f}, p95 {high:.0f}; "

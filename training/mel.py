@@ -82,6 +82,11 @@ def mel_banks(bands: int, n_fft: int, tracts: int) -> Tensor:
     return torch.from_numpy(np.stack(banks))
 
 
+def heard_by(banks: Tensor, warp: Tensor | None) -> Tensor:
+    """Return the banks [batch, bands, bins] numbered `warp` [batch]; None is the true one."""
+    return banks[:1] if warp is None else banks[warp]
+
+
 class LogMel:
     """Waveforms [batch, samples] to log-mel [batch, bands, frames], on any device."""
 
@@ -108,8 +113,7 @@ class LogMel:
             wave, N_FFT, HOP, WINDOW, self.window, pad_mode="constant", return_complex=True
         )
         power = spectrum.real.square() + spectrum.imag.square()
-        bank = self.banks[:1] if warp is None else self.banks[warp]
-        mel = torch.log(torch.matmul(bank, power) + LOG_GUARD)
+        mel = torch.log(torch.matmul(heard_by(self.banks, warp), power) + LOG_GUARD)
         frames = samples // HOP
         past = torch.arange(mel.shape[2], device=mel.device) >= frames[:, None]
         return mel.masked_fill(past[:, None], 0.0), frames

@@ -140,7 +140,7 @@ class Student(nn.Module):
             heights = [encoded, stack[max(0, last - 1)]]
             phones = None if batch.phones is None else self.phones(torch.stack(heights))
             ears = quiet = None
-            if self.ears is not None and said is not None:
+            if said is not None:
                 heard = said[:, :, -1], encoded.shape[1]
                 ears = self.ears(*heard).to(encoded.dtype)
                 # The noise is for what decodes; in what is taught it would be an error of its own.

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.mel import SAMPLE_RATE, VOCAL_TRACTS, mel_banks
+from training.mel import HOP, SAMPLE_RATE, VOCAL_TRACTS, heard_by, mel_banks
 
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -106,8 +106,8 @@ class WhisperEar:
         """Return what the convolutions make of waveforms: [batch, samples / 320, width]."""
         wave, w = F.pad(wave, (0, -wave.shape[1] % 1280)), self.weights
         spectrum = torch.stft(wave, 400, 160, window=self.window, return_complex=True)[..., :-1]
-        bank = self.banks[:1] if warp is None else self.banks[warp]
-        mel = torch.log10((bank @ spectrum.abs().square()).clamp(min=1e-10))
+        power = spectrum.abs().square()
+        mel = torch.log10((heard_by(self.banks, warp) @ power).clamp(min=1e-10))
         mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
         x = F.gelu(F.conv1d(mel.to(self.half), w["conv1/weight"], w["conv1/bias"], padding=1))
         x = F.gelu(F.conv1d(x, w["conv2/weight"], w["conv2/bias"], stride=2, padding=1))
@@ -213,7 +213,7 @@ class WithoutPlace(torch.nn.Module):
         Raises:
             ValueError: the store is shorter than a window.
         """
-        width = len(self.mean) * SAMPLE_RATE * 2 // 25
+        width = len(self.mean) * 8 * HOP
         if len(store) < width:
             seconds = width // SAMPLE_RATE
             raise ValueError(f"to know its places a teacher must hear {seconds} s of speech")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from training.lateness import known_at, late, measure
+from training.lateness import aligned, known_at, late, measure
 from voice_agent.engine.recognizer import Final, Word
 
 
@@ -56,6 +56,7 @@ def test_clips_are_transcribed_at_the_right_context_and_those_that_do_not_align_
         return Final("yes is", words=(Word("yes", 0.4, 0.56, 1.0), Word("is", 1.2, 1.68, 1.0)))
 
     monkeypatch.setattr("training.lateness.transcribe_clip", transcribe)
-    found = measure("a recogniser", aligner, tmp_path / "manifest.jsonl", 6)
+    clips = aligned(aligner, tmp_path / "manifest.jsonl")
+    found = measure("a recogniser", clips, 6)
     assert asked == [("a recogniser", 32_000, 6)]
     assert found == pytest.approx([0.06, 0.18])
