@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from training.subsampling import CausalSubsampling
 
 MASKED_SCORE = -10000.0  # NeMo's own finite stand-in for minus infinity
+IMPOSSIBLE = -1000.0  # as a logit: its exponential is zero, and differences stay numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +274,17 @@ class Decoder(nn.Module):
         return out.transpose(0, 1), state
 
 
+def roomy(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a layer as if it had a multiple of 8 classes, those beyond its own impossible.
+
+    A GPU multiplies matrices of 1,025 columns several times more slowly than of 1,032, for want of
+    alignment (`benchmarks/training_step.py`).
+    """
+    more = -layer.out_features % 8
+    weight = F.pad(layer.weight, (0, 0, 0, more))
+    return F.linear(x, weight, F.pad(layer.bias, (0, more), value=IMPOSSIBLE))
+
+
 class Joint(nn.Module):
     """Project, add, ReLU, classify."""
 
@@ -287,9 +299,12 @@ class Joint(nn.Module):
         )
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Map [batch, frames, d_model] and [batch, n, pred_hidden] to logits of every pair."""
+        """Map [batch, frames, d_model] and [batch, n, pred_hidden] to logits of every pair.
+
+        There are more classes than the model has, to a multiple of 8: see `roomy`.
+        """
         pairs = F.relu(self.enc(encoded)[:, :, None] + self.pred(predicted)[:, None])
-        return self.joint_net[2](dropout(pairs, self.dropout, self.training))
+        return roomy(self.joint_net[2], dropout(pairs, self.dropout, self.training))
 
 
 class FastConformerRNNT(nn.Module):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from training.align import UNKNOWN
 from training.casual import casual
+from training.foreign import foreign
 from training.neural import phonemes_with_marks, with_pauses
 from training.onnx_torch import OnnxOnTorch
 from training.voices import Espeak, loud_part
@@ -55,6 +56,7 @@ _IPA = {
     **{"ʊ": "uh", "uː": "uw", "u": "uw", "ʌ": "ah", "ə": "ah", "ɐ": "ah", "ɚ": "er", "ɜː": "er"},
     **{"ɜ": "er", "ɡ": "g", "g": "g", "θ": "th", "ð": "dh", "ʃ": "sh", "ʒ": "zh", "h": "hh"},
     **{"ŋ": "ng", "ɹ": "r", "r": "r", "ɾ": "t", "ʔ": "t", "j": "y", "ɫ": "l", "x": "k"},
+    **{"ʈ": "t", "ɖ": "d", "ʋ": "v", "ʁ": "r", "ɸ": "f"},  # of `training.foreign`
     **{mark: "pau" for mark in ",.?!"},
 }
 
@@ -137,7 +139,7 @@ class KokoroBatch:
     def symbols(self, text: str, r: random.Random) -> list[str]:
         """Return the phonemes to speak, as somebody might say them, with pauses put at random."""
         spoken = phonemes_with_marks(self.espeak, with_pauses(text, r), self.accent)
-        spoken = casual(spoken, r)
+        spoken = foreign(casual(spoken, r), r)
         return [symbol for symbol in spoken if symbol in self.vocab]
 
     def style(self, tokens: int, r: random.Random) -> np.ndarray:

@@ -29,7 +29,7 @@ PHONES = (
 ).split()  # what CMU's dictionary and Flite's radio phones have in common, see training.align
 NOT_TOLD = 255
 _CODES = {phone: code for code, phone in enumerate(PHONES)} | {UNKNOWN: NOT_TOLD}
-MARGIN_S = 0.8  # at most, of silence before and after an utterance
+MARGIN_S = 1.2  # at most, of silence before and after an utterance
 # Few widths, and one batch size and room for tokens for each: every shape costs a CPU's kernels a
 # compilation, and a GPU a graph.
 WIDTHS_S = np.array([*range(1, 9), *range(10, 24, 2)])

@@ -7,6 +7,8 @@ nothing of size [batch, frames, tokens, vocab] is kept but the logits themselves
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,18 +25,53 @@ def _reversed(x: Tensor, frames: Tensor, tokens: Tensor) -> Tensor:
     return x[rows, t[:, :, None], u[:, None, :]]
 
 
+def read(logits: Tensor, labels: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each pair's normaliser and the log-probabilities of its label and of the blank.
+
+    Args:
+        logits: [batch, frames, nodes, classes].
+        labels: [batch, nodes] int64.
+        blank: class of the blank.
+
+    Returns:
+        Three of [batch, frames, nodes] float32.
+    """
+    norm = torch.logsumexp(logits.float(), dim=-1)
+    at = labels[:, None, :, None].expand(-1, logits.shape[1], -1, -1)
+    emit = logits.gather(3, at).squeeze(3).float() - norm
+    return norm, emit, logits[..., blank].float() - norm
+
+
+def write(
+    logits: Tensor, labels: Tensor, norm: Tensor, by_label: Tensor, by_blank: Tensor, blank: int
+) -> Tensor:
+    """Return the gradient with respect to the logits; see `training.rnnt_kernels.write`."""
+    grad = torch.exp(logits.float() - norm[..., None]) * (by_label + by_blank)[..., None]
+    grad[..., blank] -= by_blank
+    at = labels[:, None, :, None].expand(-1, grad.shape[1], -1, -1)
+    grad.scatter_add_(3, at, -by_label[..., None].contiguous())
+    return grad.to(logits.dtype)
+
+
+def _passes(logits: Tensor) -> ModuleType:
+    """Return what passes over all logits: this module, or one of kernels on a GPU."""
+    if logits.is_cuda:
+        from training import rnnt_kernels
+
+        return rnnt_kernels
+    return sys.modules[__name__]
+
+
 class _Transducer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, targets: Tensor, frames: Tensor, tokens: Tensor, blank: int
     ) -> Tensor:
         batch, length, nodes, _ = logits.shape
-        norm = torch.logsumexp(logits.float(), dim=-1)
         t = torch.arange(length, device=logits.device)[None, :, None]
         u = torch.arange(nodes, device=logits.device)[None, None, :]
-        labels = F.pad(targets, (0, nodes - targets.shape[1]))[:, None, :, None]
-        emit = logits.gather(3, labels.expand(-1, length, -1, -1)).squeeze(3).float() - norm
-        stay = logits[..., blank].float() - norm
+        logits, labels = logits.contiguous(), F.pad(targets, (0, nodes - targets.shape[1]))
+        norm, emit, stay = _passes(logits).read(logits, labels, blank)
 
         # Within a frame, alpha[u] = logaddexp(enter[u], alpha[u - 1] + emit[u - 1]) is a running
         # logsumexp once the labels' own sum is taken out; so a frame is one scan. The lattice
@@ -74,12 +111,9 @@ class _Transducer(torch.autograd.Function):
         logits, labels, norm, by_label, by_blank = ctx.saved_tensors
         scale = grads[0][:, None, None]
         by_label, by_blank = by_label * scale, by_blank * scale
-        grad = torch.exp(logits.float() - norm[..., None]) * (by_label + by_blank)[..., None]
-        grad[..., ctx.blank] -= by_blank
-        grad.scatter_add_(
-            3, labels.expand(-1, grad.shape[1], -1, -1), -by_label[..., None].contiguous()
-        )
-        return grad.to(logits.dtype), None, None, None, None
+        passes = _passes(logits)
+        grad = passes.write(logits, labels, norm, by_label, by_blank, ctx.blank)
+        return grad, None, None, None, None
 
 
 def rnnt_loss(

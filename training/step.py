@@ -114,6 +114,7 @@ class Step:
             consistency=recipe.consistency,
             lm=recipe.lm_weight,
             ears=min(1.0, max(0.0, progress - begin) / (end - begin)),
+            later=recipe.ears_later if progress >= begin else 0,
             taught=recipe.taught_weight,
             taught_ctc=recipe.taught_ctc,
         )
@@ -124,7 +125,9 @@ class Step:
         heard = recipe.views * count
         lengths = self.pool.length[rows]
         lead = rng.integers(0, SAMPLE_RATE // 2, count)
-        samples = lead + lengths / draw.speeds + rng.integers(800, SAMPLE_RATE * 3 // 10, count)
+        # What is said at the end is known some frames later.
+        tail = rng.integers(SAMPLE_RATE // 5, SAMPLE_RATE * 7 // 10, count)
+        samples = lead + lengths / draw.speeds + tail
         contexts = list(recipe.right_contexts)
         odds = np.array([recipe.right_contexts[r] for r in contexts])
         cycles = np.maximum(1, np.round(lengths / SAMPLE_RATE * rng.uniform(0.3, 1.5, count)))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from training.augment import Number, Strength
 from training.ctc_loss import ctc_loss
-from training.fastconformer import FastConformerRNNT, ModelShape, dropout
+from training.fastconformer import FastConformerRNNT, ModelShape, dropout, roomy
 from training.pool import PHONES
 from training.rnnt_loss import rnnt_loss
 from training.teacher import TeacherEars, TeacherLoss, WithoutPlace
@@ -33,6 +33,7 @@ class Recipe:
     weight_decay: float = 1e-2
     warmup_s: float = 45.0
     warmup_steps: int = 600
+    alone_s: float = 25.0  # in which only what a run that goes on has anew is trained
     clip_norm: float = 1.0
     gentle: float = 0.0  # share of the way to clean speech that augmentation always keeps
     gentle_part: float = 0.15  # progress until which augmentation grows from none to full
@@ -50,7 +51,10 @@ class Recipe:
     lm_weight: float = 0.3  # of the prediction network as a language model, with the transducer's
     teacher_weight: float = 4.0
     teacher_floor: float = 1.0  # share of that weight which stays to the end
-    ears: tuple[float, float] = (0.06, 0.12)  # progress over which the teacher's ears are let in
+    ears: tuple[float, float] = (0.03, 0.06)  # progress over which the teacher's ears are let in
+    # Frames by which they are later, once let in, than what they are fitted to says the same: what
+    # a student at right context 0 has not heard yet, it may say later.
+    ears_later: int = 2
     taught_weight: float = 40.0  # of the distance of what the joint gets from both ears
     taught_ctc: float = 0.2  # of the distance of what CTC says with both
     short_part: float = 0.1  # progress until which utterances are short, which align sooner
@@ -59,7 +63,7 @@ class Recipe:
     phones_delay: int = 1  # frames by which that answer comes after the sound
     ema_decay: float = 0.999
     right_contexts: dict[int, float] = field(
-        default_factory=lambda: {0: 0.45, 1: 0.2, 6: 0.15, 13: 0.2}
+        default_factory=lambda: {0: 0.5, 1: 0.15, 6: 0.15, 13: 0.2}
     )
     shares: dict[str, float] = field(default_factory=dict)
     graphs: bool = False  # steps as CUDA graphs
@@ -91,11 +95,12 @@ class Weights:
     consistency: Number
     lm: Number
     ears: Number  # 0 to 1: how far the teacher's ears have learnt to stand in for the student's
+    later: Number  # frames that they are later than their own delays
     taught: Number
     taught_ctc: Number
 
     def packed(self) -> Tensor:
-        """Return them as one tensor [8]."""
+        """Return them as one tensor [9]."""
         return torch.tensor([getattr(self, one.name) for one in fields(self)])
 
     @classmethod
@@ -141,12 +146,12 @@ class Student(nn.Module):
             phones = None if batch.phones is None else self.phones(torch.stack(heights))
             ears = quiet = None
             if said is not None:
-                heard = said[:, :, -1], encoded.shape[1]
+                heard = said[:, :, -1], encoded.shape[1], weights.later
                 ears = self.ears(*heard).to(encoded.dtype)
                 # The noise is for what decodes; in what is taught it would be an error of its own.
                 quiet = self.ears(*heard, quiet=True).to(encoded.dtype)
                 heights += [ears, quiet]
-            scores = self.ctc(torch.stack(heights))
+            scores = roomy(self.ctc, torch.stack(heights))
         logs = scores.float().log_softmax(-1)
         names = ("ctc", "inner") if ears is None else ("ctc", "inner", "ears_ctc")
         losses = dict(zip(names, self._ctc(logs[: len(names)], lengths, batch), strict=True))

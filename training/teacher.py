@@ -282,14 +282,26 @@ class TeacherEars(torch.nn.Module):
         self.project = torch.nn.Linear(len(delays) * output_size, d_model)
         self.norm = torch.nn.LayerNorm(d_model)
 
-    def forward(self, heard: Tensor, length: int, quiet: bool = False) -> Tensor:
+    def forward(
+        self, heard: Tensor, length: int, later: float | Tensor = 0, quiet: bool = False
+    ) -> Tensor:
         """Map [batch, frames, size], of `WithoutPlace`, to [batch, length, d_model].
 
         While training what decodes hears noise as well, unless `quiet`.
+
+        Args:
+            heard: the teacher's frames.
+            length: of the result.
+            later: frames by which all delays are longer; a tensor without dimensions may be one.
+            quiet: without the noise.
         """
         if self.training and not quiet:
             heard = heard + self.noise * torch.randn_like(heard)
-        first = max(self.delays)
-        heard = F.pad(heard, (0, 0, first, max(0, length - heard.shape[1])))
-        late = [heard[:, first - delay : first - delay + length] for delay in self.delays]
+        at = torch.arange(length, device=heard.device) - later
+        late = []
+        for delay in self.delays:
+            there = (at - delay).long()
+            inside = (there >= 0) & (there < heard.shape[1])
+            there = there.clamp(0, heard.shape[1] - 1)
+            late.append(heard.index_select(1, there) * inside[:, None])
         return self.norm(self.project(torch.cat(late, -1)))

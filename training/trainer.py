@@ -55,13 +55,8 @@ class Trainer:
         self.averaged.load_state_dict(self.student.model.state_dict())
         both = (self.averaged, self.student.model)
         self._averaging = [list(model.parameters()) for model in both]
-        self.optimizer = torch.optim.AdamW(
-            self._groups(),
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        self.anew: set[str] = set()  # what a run that goes on did not find
+        self.optimizer = self._optimizer()
         self._draw_from(0)
         # The first process's clock: rate and progress must be the same everywhere.
         self.now = self.started = self.ranks.agreed(time.time())
@@ -72,20 +67,32 @@ class Trainer:
         if (out / "state.pt").exists():
             self._resume()
 
+    def _optimizer(self) -> torch.optim.AdamW:
+        recipe = self.recipe
+        return torch.optim.AdamW(
+            self._groups(),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+
     def _groups(self) -> list[dict[str, object]]:
-        """Part the parameters by rate and decay; vectors do not decay."""
-        encoder = {id(p) for p in self.student.model.encoder.parameters()}
-        groups: list[dict[str, object]] = []
-        for inside, share in ((True, self.recipe.encoder_rate), (False, 1.0)):
-            for wide in (True, False):
-                params = [
-                    p
-                    for p in self.work.trained
-                    if (id(p) in encoder) == inside and (p.dim() >= 2) == wide
-                ]
-                group: dict[str, object] = {"params": params, "share": share}
-                groups.append(group if wide else group | {"weight_decay": 0.0})
-        return groups
+        """Part the parameters by rate, decay and what is new; vectors do not decay."""
+        parted: dict[tuple[bool, bool, bool], list[Tensor]] = {}
+        for name, p in self.student.named_parameters():
+            outside, narrow = not name.startswith("model.encoder."), p.dim() < 2
+            key = outside, narrow, name in self.anew
+            parted.setdefault(key, []).append(p)
+        return [
+            {
+                "params": params,
+                "share": 1.0 if outside else self.recipe.encoder_rate,
+                "anew": anew,
+                "weight_decay": 0.0 if narrow else self.recipe.weight_decay,
+            }
+            for (outside, narrow, anew), params in sorted(parted.items(), key=lambda item: item[0])
+        ]
 
     def _draw_from(self, step: int) -> None:
         """Give each process draws of its own, which a run that goes on does not repeat."""
@@ -97,6 +104,8 @@ class Trainer:
         saved = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
         self.student.load_state_dict(saved["student"])
         self.averaged.load_state_dict(saved["averaged"])
+        self.anew = set(saved["anew"])
+        self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(saved["optimizer"])
         for group, wanted in zip(self.optimizer.param_groups, self._groups(), strict=True):
             group["share"] = wanted["share"]  # the recipe's, which may have changed meanwhile
@@ -109,7 +118,7 @@ class Trainer:
 
         Args:
             path: its `small.pt`, or a `.nemo` file, which lacks what only training needs. What has
-                another shape here is learnt anew, and told.
+                another shape here is learnt anew, at first alone, and told.
         """
         if path.suffix == ".nemo":
             saved = {f"model.{name}": tensor for name, tensor in read_weights(path).items()}
@@ -120,6 +129,8 @@ class Trainer:
         self.student.load_state_dict(taken, strict=False)
         if anew := sorted(mine.keys() - taken.keys()):
             self._log({"begin_from": path.name, "anew": anew})
+        self.anew = set(anew)
+        self.optimizer = self._optimizer()
         self.averaged.load_state_dict(self.student.model.state_dict())
         self.calibrated = True
 
@@ -131,6 +142,7 @@ class Trainer:
             "student": self.student.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "anew": sorted(self.anew),
             "step": self.step,
             "started": self.started,
             "audio_s": self.audio_s,
@@ -167,8 +179,10 @@ class Trainer:
         self.ranks.average(gradients, losses is not None)
         norm = torch.linalg.vector_norm(gradients)
         gradients.mul_((self.recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        alone = bool(self.anew) and self.now - self.started < self.recipe.alone_s
         for group in self.optimizer.param_groups:
-            group["lr"] = group["share"] * self._rate(progress)
+            learns = group["anew"] or not alone
+            group["lr"] = group["share"] * self._rate(progress) * learns
         if self.device.type == "cuda":
             # The fused optimiser skips the update itself: asking here would stall the device.
             self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]

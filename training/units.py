@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from training.align import common, spelt
+from training.foreign import foreign_words
 from training.mel import SAMPLE_RATE
 from training.pool import PHONES
 from training.speech_text import Script
@@ -182,18 +183,20 @@ def read_dictionary(path: Path | None = None) -> dict[str, list[list[str]]]:
 def phones_of(
     text: str, dictionary: dict[str, list[list[str]]], spell: Spell, r: random.Random
 ) -> list[int] | None:
-    """Return the codes of what a line of words is said with, pauses here and there.
+    """Return the codes of what a line of words is said with, in some accent, with pauses.
 
     None where a word can be spelt by neither the dictionary, which learns it, nor `spell`.
     """
     silent = r.choice([0.0, 0.05, 0.15])
-    codes = [_SILENCE]
+    words = []
     for word in text.split():
         if word not in dictionary:
             dictionary[word] = [spelt(word, spell)]
-        phones = r.choice(dictionary[word])
-        if not phones:
-            return None
+        words.append(r.choice(dictionary[word]))
+    if not all(words):
+        return None
+    codes = [_SILENCE]
+    for phones in foreign_words(words, r):
         codes += [_CODES[phone] for phone in phones]
         if r.random() < silent:
             codes.append(_SILENCE)

@@ -35,6 +35,8 @@ def test_a_teachers_ears_are_late_by_some_frames_and_know_nothing_of_others():
     moved = (ears(other, 14) - before).abs().amax(-1)
     assert moved.nonzero().tolist() == [[0, 7], [0, 9]]
     torch.testing.assert_close(ears(heard, 9), before[:, :9])
+    for later in (3, torch.tensor(3.0)):
+        torch.testing.assert_close(ears(heard, 14, later)[:, 3:], before[:, :11])
 
 
 def test_the_noise_that_decoding_hears_is_not_in_what_the_student_is_taught():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from training.align import UNKNOWN
 from training.casual import casual
+from training.foreign import foreign, foreign_words
 from training.kokoro import ipa_phones, read_styles, spoken_lines, to_16k, whole_durations
 from training.onnx_torch import OnnxOnTorch
 from training.pool import PHONES
@@ -39,6 +41,21 @@ def test_people_say_it_otherwise_but_never_as_nothing():
     assert all(len(way.split()) == len(said.split()) for way in ways)
     known = set(said) | set("ɑɐɾdtoaəiɛɪnː")
     assert set("".join(ways)) <= known
+
+
+def test_an_accent_is_one_voices_and_keeps_the_words():
+    said = "ðə vˈɛɹi θˈɪŋ ænd wiː dʒˈʌdʒ hɪz zˈiːbɹəz"
+    ways = Counter(foreign(said, random.Random(seed)) for seed in range(400))
+    assert 0.6 < ways[said] / 400 < 0.8 and len(ways) > 50
+    assert all(len(way.split()) == len(said.split()) for way in ways)
+    # Who says w as v devoices z at the end of a word or makes s or z of th; none speaks French too.
+    assert not any(way.startswith("zə") and "ʁ" in way and "wˈ" in way for way in ways)
+    assert any(way.startswith("zə") and " viː " in way for way in ways)
+    words = [["dh", "ah"], ["w", "er", "d", "z"], ["hh"]]
+    found = [foreign_words(words, random.Random(seed)) for seed in range(200)]
+    assert 0.6 < found.count(words) / 200 < 0.85
+    assert {phone for line in found for word in line for phone in word} <= {*PHONES}
+    assert all(len(line) == 3 and all(line) for line in found)
 
 
 @pytest.mark.parametrize("frames", [7, 40, 300])

@@ -21,7 +21,7 @@ from training.subsampling import subsampled_length
 from training.teacher import TeacherLoss, WithoutPlace
 from training.trainer import Trainer
 
-WEIGHTS = Weights(1.0, 0.5, 0.25, 0.0, 0.125, 0.5, 4.0, 0.25)
+WEIGHTS = Weights(1.0, 0.5, 0.25, 0.0, 0.125, 0.5, 0.0, 4.0, 0.25)
 TOY = ModelShape(
     d_model=16,
     n_layers=3,
@@ -87,7 +87,7 @@ def test_every_loss_reaches_the_weights_and_none_is_lost_to_a_nan(known):
     student, batch = Student(TOY, 0), a_batch()
     if not known:
         batch = replace(batch, phones=torch.full_like(batch.phones, -100))
-    losses = student.losses(batch, Weights(0.3, 0.5, 0.0, 0.2, 0.3, 0.0, 0.0, 0.0), OFF)
+    losses = student.losses(batch, Weights(0.3, 0.5, 0.0, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0), OFF)
     assert {"ctc", "inner", "apart", "rnnt", "lm", "phones", "total"} == set(losses)
     losses["total"].backward()
     grads = [p.grad for p in student.model.parameters()]
@@ -247,6 +247,34 @@ def test_a_run_goes_on_from_anothers_small_file(tmp_path):
     assert (
         "model.joint.pred.weight" in told["anew"] and "model.joint.enc.weight" not in told["anew"]
     )
+
+
+def test_what_a_run_that_goes_on_has_anew_learns_alone_at_first(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(-99, 99, 16_000).astype(np.int16), "x y", "a/1")] * 8
+    write_shard(tmp_path / "pool", "0", rows)
+    pool = Pool(tmp_path / "pool", lambda text: [1, 2], 0.01, torch.device("cpu"))
+    pool.refresh()
+    recipe = Recipe(shares={"a": 1.0}, warmup_s=1e-9, warmup_steps=1, alone_s=1000.0)
+    made = [Trainer(TOY, recipe, pool, tmp_path / name, torch.device("cpu")) for name in "ab"]
+    saved = {k: v for k, v in made[0].student.state_dict().items() if not k.startswith("ctc.")}
+    torch.save(saved, tmp_path / "small.pt")
+    trainer = made[1]
+    trainer.begin_from(tmp_path / "small.pt")
+    draw = pool.batches({"a": 1.0}, 10.0, rng, draw=20)[0]
+
+    def moved(trainer: Trainer, seconds: float) -> set[str]:
+        before = {k: v.clone() for k, v in trainer.student.named_parameters()}
+        trainer.now = trainer.started + seconds
+        trainer.train_step(draw, progress=0.5)
+        after = dict(trainer.student.named_parameters())
+        return {name for name, was in before.items() if not torch.equal(was, after[name])}
+
+    assert moved(trainer, 10.0) == {"ctc.weight", "ctc.bias"}
+    trainer.save()
+    resumed = Trainer(TOY, recipe, pool, tmp_path / "b", torch.device("cpu"))
+    assert moved(resumed, 20.0) == {"ctc.weight", "ctc.bias"}
+    assert {"ctc.weight", "model.joint.enc.weight"} < moved(resumed, 2000.0)
 
 
 def test_what_a_teacher_says_of_a_place_alone_is_not_asked_for():

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.support.checkpoints import quiet_nemo, train_tokenizer
-from training.fastconformer import FastConformerRNNT, ModelShape
+from training import rnnt_loss
+from training.fastconformer import FastConformerRNNT, ModelShape, roomy
 from training.mel import mel_bank
 from training.nemo_file import write_nemo
-from training.pool import Pool, write_shard
-from training.rnnt_loss import rnnt_loss
+from training.pool import MARGIN_S, Pool, write_shard
 from training.speech_text import Script, clean, spell_number
 from training.tiny_en import arguments, load_averaged
 
@@ -60,10 +60,36 @@ def test_the_transducer_loss_and_its_gradient_equal_the_sum_over_all_paths():
         ]
     )
     wanted = torch.autograd.grad(naive.sum(), logits)[0]
-    ours = rnnt_loss(logits, targets, frames, tokens, classes - 1)
+    ours = rnnt_loss.rnnt_loss(logits, targets, frames, tokens, classes - 1)
     got = torch.autograd.grad(ours.sum(), logits)[0]
     torch.testing.assert_close(ours.double(), naive, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, near", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_kernels_pass_over_the_logits_as_plain_pytorch_does(dtype, near):
+    rnnt_kernels = pytest.importorskip("training.rnnt_kernels")
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # where Triton interprets
+    logits = torch.randn(2, 3, 4, 24, device=device).to(dtype)
+    labels, shares = torch.randint(0, 20, (2, 4), device=device), torch.rand(2, 2, 3, 4).to(device)
+    made = []
+    for passes in (rnnt_loss, rnnt_kernels):
+        read = passes.read(logits, labels, 20)
+        made.append((*read, passes.write(logits, labels, read[0], *shares, 20)))
+    for one, other in zip(*made, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=near, atol=near)
+
+
+def test_a_layer_with_room_for_more_classes_says_nothing_of_them():
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(6, 21), 9.0 * torch.randn(5, 6)
+    said = roomy(layer, x)
+    assert said.shape == (5, 24)
+    torch.testing.assert_close(said[:, :21], layer(x))
+    torch.testing.assert_close(said.softmax(-1)[:, :21], layer(x).softmax(-1))
+    assert not said.softmax(-1)[:, 21:].any()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +145,7 @@ def test_batches_hold_utterances_of_like_length_in_the_shares_asked_for(tmp_path
     played = ["ab"[i in pool.by_group["b"]] for draw in batches for i in draw.rows]
     assert played.count("a") / len(played) == pytest.approx(0.8, abs=0.05)
     for draw in batches:
-        seconds = pool.length[draw.rows] / draw.speeds / 16000 + 0.8
+        seconds = pool.length[draw.rows] / draw.speeds / 16000 + MARGIN_S
         assert draw.seconds - 2 < seconds.min() and seconds.max() <= draw.seconds
         assert len(draw.rows) * draw.seconds <= 60
 
