@@ -2,19 +2,19 @@
 
     python -m training.lateness --model tiny-en --speech ../shared/speech
 
-Where words end in the audio PocketSphinx finds, by forced alignment with the transcript; where a
-model has said one its tokens tell: the last of them belongs to an encoder frame, and that is
-computed when the audio of its chunk has been heard. Counted is the time between the two in the
-audio, of the words that are heard right. What computing takes is no part of it: see
-`voice-agent bench ttfs`.
+Where words end in the audio PocketSphinx finds, by forced alignment with the transcript; when a
+model has said one its partials tell: it hears a clip chunk by chunk, and the next one only when it
+has said what it has to say of the last. Counted is the time between the two in the audio, of the
+words that are heard right. What computing takes is no part of it: see `voice-agent bench ttfs`.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import jiwer
 import numpy as np
@@ -22,33 +22,74 @@ import numpy as np
 from training.align import Aligner
 from training.measure import read_manifest
 from training.mel import HOP, SAMPLE_RATE
-from voice_agent.bench.wer import transcribe_clip
 from voice_agent.engine.loading import load_recognizer
-from voice_agent.engine.recognizer import Recognizer, StreamOptions, Word
+from voice_agent.engine.nemotron import NemotronRecognizer
+from voice_agent.engine.recognizer import Event, Failed, FinalPass, Partial, StreamOptions
 
-FRAME_S = 8 * HOP / SAMPLE_RATE
+FRAME = 8 * HOP  # samples
+Timed = Sequence[tuple[str, float]]  # words, each with a moment in seconds
 
 
-def known_at(end_s: float, right: int) -> float:
-    """Return when a word has been said whose last token's frame ends at `end_s`, in seconds.
+def told(recognizer: NemotronRecognizer, audio: np.ndarray, options: StreamOptions) -> Timed:
+    """Return the words that a model hears, and how much audio it had heard when it said each.
 
-    A chunk is `right` + 1 frames, and all of them are computed when it is complete.
+    What it says only when the clip has ended counts as said at its end.
+
+    Args:
+        recognizer: of a model that streams.
+        audio: float32, shape (n,), 16 kHz.
+        options: with a right context.
+
+    Raises:
+        EngineError: the recogniser failed.
     """
-    chunk = right + 1
-    return math.ceil(round(end_s / FRAME_S) / chunk) * chunk * FRAME_S
+    computed, ended = threading.Semaphore(0), threading.Event()
+    heard: list[Event] = []
+
+    def hear(event: Event) -> None:
+        heard.append(event)
+        if not isinstance(event, Partial):
+            ended.set()
+
+    said: Timed = []
+    recognizer.record_lags(lambda *_: computed.release())
+    stream = recognizer.open(hear, options=options)
+    try:
+        chunk = (stream.right + 1) * FRAME
+        for end in range(chunk, len(audio) + 1, chunk):
+            stream.feed(audio[end - chunk : end])
+            computed.acquire()
+            for event in heard:
+                said = _grown(said, event, end / SAMPLE_RATE)
+            heard.clear()
+        stream.feed(audio[len(audio) // chunk * chunk :])
+        stream.finish()
+        ended.wait()
+    finally:
+        stream.close()
+        recognizer.record_lags(None)
+    return _grown(said, heard[-1], len(audio) / SAMPLE_RATE)
 
 
-def late(said: Sequence[tuple[str, float]], heard: Sequence[Word], right: int) -> Iterable[float]:
+def _grown(said: Timed, event: Event, moment: float) -> Timed:
+    """Return the words of `event`; those that are new, or other ones, are of `moment`."""
+    if isinstance(event, Failed):
+        raise event.error
+    words = event.text.split()
+    known = [*said, *[("", 0.0)] * len(words)]
+    return [known[at] if known[at][0] == word else (word, moment) for at, word in enumerate(words)]
+
+
+def late(said: Timed, heard: Timed) -> Iterable[float]:
     """Yield how late each word comes that was heard right, in seconds.
 
     Args:
         said: words, and where each ends in the audio.
-        heard: the model's.
-        right: right context of the stream, in frames.
+        heard: the model's, and when it had said each.
     """
     if not heard:
         return
-    found = jiwer.process_words(" ".join(w for w, _ in said), " ".join(w.word for w in heard))
+    found = jiwer.process_words(" ".join(w for w, _ in said), " ".join(w for w, _ in heard))
     for part in found.alignments[0]:
         if part.type == "equal":
             pairs = zip(
@@ -56,8 +97,8 @@ def late(said: Sequence[tuple[str, float]], heard: Sequence[Word], right: int) -
                 heard[part.hyp_start_idx : part.hyp_end_idx],
                 strict=True,
             )
-            for (_, end), word in pairs:
-                yield known_at(word.end_s, right) - end
+            for (_, end), (_, moment) in pairs:
+                yield moment - end
 
 
 def aligned(aligner: Aligner, manifest: Path) -> list[tuple[np.ndarray, list[tuple[str, float]]]]:
@@ -74,36 +115,41 @@ def aligned(aligner: Aligner, manifest: Path) -> list[tuple[np.ndarray, list[tup
 
 
 def measure(
-    recognizer: Recognizer, clips: list[tuple[np.ndarray, list[tuple[str, float]]]], right: int
+    recognizer: NemotronRecognizer,
+    clips: Sequence[tuple[np.ndarray, Timed]],
+    options: StreamOptions,
 ) -> list[float]:
     """Return the lateness of every word of `aligned` clips that was heard right, in seconds."""
-    options = StreamOptions(right_context=right)
-    every: list[float] = []
-    for audio, said in clips:
-        every += late(said, transcribe_clip(recognizer, audio, options).words, right)
-    return every
+    return [s for audio, said in clips for s in late(said, told(recognizer, audio, options))]
 
 
 def main() -> None:
-    """Read the command line and print a line for each right context."""
+    """Read the command line and print a line for each right context and way of decoding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--model", default="tiny-en", help="of lower-case words: an embedded name or a .nemo file"
     )
     parser.add_argument("--speech", type=Path, required=True, help="folder of human speech: dev/")
     parser.add_argument("--right-context", type=int, nargs="+", default=[0, 1, 6, 13])
+    parser.add_argument(
+        "--final-pass", choices=get_args(FinalPass), nargs="+", default=["beam", "stream"]
+    )
     args = parser.parse_args()
     clips = aligned(Aligner(), args.speech / "dev/manifest.jsonl")
     recognizer = load_recognizer(args.model)
+    if not isinstance(recognizer, NemotronRecognizer):
+        parser.error(f"{args.model} does not stream")
     try:
-        for right in args.right_context:
-            found = 1000 * np.array(measure(recognizer, clips, right))
-            low, middle, high = np.percentile(found, [5, 50, 95])
-            print(
-                f"right {right}: {middle:.0f} ms after its end (p5 {low:.0f}, p95 {high:.0f}; "
-                f"{len(found)} words)",
-                flush=True,
-            )
+        for final_pass in args.final_pass:
+            for right in args.right_context:
+                options = StreamOptions(right_context=right, final_pass=final_pass)
+                found = 1000 * np.array(measure(recognizer, clips, options))
+                low, middle, high = np.percentile(found, [5, 50, 95])
+                print(
+                    f"{final_pass}, right {right}: {middle:.0f} ms after its end "
+                    f"(p5 {low:.0f}, p95 {high:.0f}; {len(found)} words)",
+                    flush=True,
+                )
     finally:
         recognizer.close()
 

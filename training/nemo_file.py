@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,16 @@ from training.mel import LogMel
 STEPS = 96.0  # of a matrix in its root mean square: 16 MiB hold no finer ones
 
 
-def model_config(shape: ModelShape, vocabulary: list[str]) -> dict[str, Any]:
-    """Return `model_config.yaml` as a dictionary, under NeMo's own keys."""
+def model_config(
+    shape: ModelShape, vocabulary: list[str], ours: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return `model_config.yaml` as a dictionary, under NeMo's own keys.
+
+    Args:
+        shape: of the model.
+        vocabulary: its pieces.
+        ours: keys of `voice_agent.engine.config.ModelConfig` that NeMo does not know.
+    """
     data = {"manifest_filepath": None, "sample_rate": 16000, "batch_size": 1, "shuffle": False}
     return {
         "target": "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel",
@@ -37,6 +46,7 @@ def model_config(shape: ModelShape, vocabulary: list[str]) -> dict[str, Any]:
             "enc_hidden": shape.d_model,
             "pred_hidden": shape.pred_hidden,
             "joint_hidden": shape.joint_hidden,
+            **(ours or {}),
         },
         "train_ds": data,
         "validation_ds": data,
@@ -172,8 +182,13 @@ def weights_for_nemo(model: FastConformerRNNT) -> dict[str, Tensor]:
     return state
 
 
-def write_nemo(path: Path, model: FastConformerRNNT, tokenizer_model: bytes) -> None:
-    """Write the model to `path`; the same inputs give the same bytes."""
+def write_nemo(
+    path: Path,
+    model: FastConformerRNNT,
+    tokenizer_model: bytes,
+    ours: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the model to `path`; the same inputs give the same bytes. `ours`: `model_config`."""
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_model)
     pieces = [tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size())]
     weights = io.BytesIO()
@@ -182,7 +197,8 @@ def write_nemo(path: Path, model: FastConformerRNNT, tokenizer_model: bytes) -> 
     # NeMo's vocab.txt: WordPiece spelling, special pieces left out.
     plain = [p for i, p in enumerate(pieces) if not tokenizer.is_control(i)]
     words = "".join((p[1:] if p.startswith("▁") else f"##{p}") + "\n" for p in plain)
-    config = yaml.safe_dump(model_config(model.shape, pieces), allow_unicode=True, sort_keys=False)
+    about = model_config(model.shape, pieces, ours)
+    config = yaml.safe_dump(about, allow_unicode=True, sort_keys=False)
     members = {
         "model_config.yaml": config.encode(),
         "model_weights.ckpt": weights.getvalue(),

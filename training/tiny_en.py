@@ -63,6 +63,9 @@ SHAPE = ModelShape(
     joint_hidden=320,
     dropout=0.05,
 )
+# What is told late wants frames to be told in, where a segment ends with its last word; and a small
+# model is often in doubt, which decoding frame by frame does not know.
+STREAMING = {"tail_frames": 4, "final_pass": "beam"}
 SMOKE_SHAPE = ModelShape(
     d_model=32,
     n_layers=2,
@@ -204,7 +207,11 @@ def load_averaged(args: argparse.Namespace) -> FastConformerRNNT:
 
 def export(args: argparse.Namespace) -> None:
     """Write the run's averaged weights as a `.nemo` file."""
-    write_nemo(args.out, load_averaged(args), (args.work / "tokenizer.model").read_bytes())
+    model = load_averaged(args)
+    with torch.no_grad():
+        model.joint.joint_net[2].bias[model.blank] += args.blank_bias
+    tokenizer = (args.work / "tokenizer.model").read_bytes()
+    write_nemo(args.out, model, tokenizer, STREAMING)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.2f} MiB")
 
 
@@ -284,6 +291,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--average", type=Path, nargs="+", help="small.pt files of a run whose mean is exported"
+    )
+    parser.add_argument(
+        "--blank-bias",
+        type=float,
+        default=0.0,
+        help="nats that the exported blank gets: below 0 for one that rather swallows words",
     )
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument(

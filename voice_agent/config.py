@@ -83,9 +83,10 @@ class SttSettings(Group):
         device: "auto", "cpu", "cuda" or "cuda:N".
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech); None
             for the recogniser's default.
-        final_pass: what all finals come from, with this project's engine: "stream", what
-            was streamed; "beam", that by beam search; "full", the segment once more at the widest
-            look-ahead; "search", that by beam search.
+        final_pass: what all finals come from, with this project's engine: "stream", what was
+            streamed; "beam", that by beam search; "full", the segment once more at the widest
+            look-ahead; "search", that by beam search. None for the model's default: "beam" of
+            tiny-en on a CPU, else "stream".
         language_model: an ARPA file of the model's tokens beside a search, for text that the
             model was not trained on. `python -m training.ngram` makes one.
         slots: streams that the engine holds at once; None for as many as `server.max_sessions`.
@@ -101,7 +102,7 @@ class SttSettings(Group):
     model: str = Field(default="tiny-en", min_length=1)
     device: _Device = "auto"
     right_context: int | None = Field(default=None, ge=0)
-    final_pass: Literal["stream", "beam", "full", "search"] = "stream"
+    final_pass: Literal["stream", "beam", "full", "search"] | None = None
     language_model: Path | None = None
     slots: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -112,7 +113,7 @@ class SttSettings(Group):
 
     @model_validator(mode="after")
     def _precision_is_the_engines(self) -> SttSettings:
-        given = [*self.precision, *(["final_pass"] if self.final_pass != "stream" else [])]
+        given = [*self.precision, *(["final_pass"] if self.final_pass is not None else [])]
         if self.name != DEFAULT_SYSTEM and given:
             raise ValueError(f"{min(given)} is this project's engine's, and {self.name} has none")
         if self.language_model is not None and self.final_pass not in ("beam", "search"):
@@ -260,7 +261,7 @@ class Settings(Group):
 
     @model_validator(mode="after")
     def _the_gate_adds_languages(self) -> Settings:
-        if self.gate.enabled and self.stt.final_pass != "stream":
+        if self.gate.enabled and self.stt.final_pass in ("full", "search"):
             raise ValueError(
                 f"stt.final_pass is {self.stt.final_pass!r}, and behind a language gate finals are "
                 "what was streamed: leave it out, or the gate"

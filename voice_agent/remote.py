@@ -89,7 +89,7 @@ class RemoteRecognizer:
         if unknown := options.extra.keys() - {"phrases"}:
             raise ValueError(f"{self.name} does not know the option {min(unknown)!r}")
         phrases = options.extra.get("phrases", {})
-        if options.final_pass != "stream":
+        if options.final_pass not in (None, "stream"):
             raise ValueError(f"{self.name} does not know final_pass={options.final_pass!r}")
         listening = Listening(
             self.name,

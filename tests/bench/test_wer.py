@@ -128,6 +128,19 @@ def test_time_to_final_is_measured_on_clips_played_at_their_pace(manifest, monke
     assert "time to final" in capsys.readouterr().out
 
 
+def test_each_row_is_of_what_the_model_does_where_nobody_says_and_the_others_are_beside_it(
+    manifest, monkeypatch
+):
+    class Searching(Parrot):
+        final_pass = "beam"
+
+    parrot = Searching({1600: "hello world", 800: "its two words"})
+    monkeypatch.setattr("voice_agent.engine.load_recognizer", lambda *a, **k: parrot)
+    rows = wer.run(manifest, "m", "cpu", None, True, "en", False, None, search=True)
+    passes = [(row.right_context, row.final_pass) for row in rows]
+    assert passes == [(0, "beam"), (13, "beam"), (0, "full"), (0, "stream"), (0, "search")]
+
+
 def test_the_interval_holds_the_rate_and_narrows_with_more_clips():
     few = wer.interval([1, 0, 2, 0] * 2, [10] * 8)
     many = wer.interval([1, 0, 2, 0] * 200, [10] * 800)

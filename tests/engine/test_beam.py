@@ -198,11 +198,12 @@ def test_a_segment_that_is_being_spoken_is_told_bit_by_bit_and_never_taken_back(
     decoder, size, monkeypatch
 ):
     monkeypatch.setattr(beam, "PATIENCE", 1_000)
+    monkeypatch.setattr(beam, "AGREED", 1.0)
     early = 0
     for seed in range(20):
         frames = 10.0 * torch.randn(24, 4, generator=torch.Generator().manual_seed(seed))
-        whole = BeamSearch(decoder, 1).feed(frames)
-        told, counts = spoken(BeamSearch(decoder, None), frames, size)
+        whole = BeamSearch(decoder, 1, width=4).feed(frames)
+        told, counts = spoken(BeamSearch(decoder, None, width=4), frames, size)
         tokens, at, probs = zip(*told, strict=True) if told else ((), (), ())
         # At the frames of the way that was the likeliest when they were told.
         assert tokens == tuple(whole[0]) and list(at) == sorted(at)
@@ -226,10 +227,40 @@ def test_what_was_said_long_ago_is_not_disputed_for_ever(decoder, monkeypatch):
     assert longest[3] <= 3 < longest[1_000]
 
 
+def test_what_is_told_does_not_depend_on_how_the_frames_are_cut(decoder):
+    said = 0
+    for seed in range(20):
+        frames = 3.0 * torch.randn(40, 4, generator=torch.Generator().manual_seed(seed))
+        told = [spoken(BeamSearch(decoder, None), frames, size)[0] for size in (1, 4, 14)]
+        assert [[token for token, *_ in one] for one in told[1:]] == [[t for t, *_ in told[0]]] * 2
+        said += len(told[0])
+    assert said > 20
+
+
+def test_what_most_of_the_probability_agrees_on_waits_for_no_outsider(decoder, monkeypatch):
+    monkeypatch.setattr(beam, "PATIENCE", 1_000)
+    monkeypatch.setattr(beam, "_WORSE", 1e9)
+    early = {}
+    for share in (0.8, 1.0):
+        monkeypatch.setattr(beam, "AGREED", share)
+        early[share] = 0
+        for seed in range(20):
+            search = BeamSearch(decoder, None)
+            for frame in 6.0 * torch.randn(24, 4, generator=torch.Generator().manual_seed(seed)):
+                told, before = search._told, search._texts[0].tokens
+                search.feed(frame[None])
+                kept = [text.tokens[: search._told] for text in search._texts]
+                assert set(kept) == {search._texts[0].tokens[: search._told]}
+                assert search._told >= told and kept[0][:told] == before[:told]
+            early[share] += search._told
+    assert early[0.8] > 1.5 * early[1.0]
+
+
 def test_a_streams_beam_is_the_search_of_its_own_frames_and_partials_lead_up_to_it(
     recognizer, random_checkpoint, noise, monkeypatch
 ):
     monkeypatch.setattr(beam, "PATIENCE", 1_000)
+    monkeypatch.setattr(beam, "AGREED", 1.0)
     audio = noise(16_000 * 5, seed=5)
     collector = Collector()
     stream = recognizer.open(collector, options=StreamOptions(right_context=0, final_pass="beam"))

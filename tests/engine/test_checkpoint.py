@@ -96,10 +96,11 @@ def test_a_member_outside_the_archive_is_refused(rewrite, name):
         ("preprocessor", "normalize", "per_feature", "preprocessor.normalize = 'per_feature'"),
         ("joint", "num_extra_outputs", 5, "joint.num_extra_outputs = 5"),
         ("tokenizer", "type", "agg", "tokenizer.type = 'agg'"),
+        ("model_defaults", "final_pass", "oracle", "model_defaults.final_pass is 'oracle'"),
     ],
 )
 def test_a_shape_that_we_do_not_serve_is_named(rewrite, config, section, key, value, complaint):
-    config[section][key] = value
+    config.setdefault(section, {})[key] = value
     with pytest.raises(UnsupportedCheckpoint) as caught:
         read_nemo(rewrite({CONFIG_NAME: yaml.safe_dump(config).encode()}))
     assert complaint in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.support.checkpoints import RIGHTS, quiet_nemo
 from tests.support.collect import Collector
 from voice_agent.bench.engine_audio import samples_for, windows
 from voice_agent.bench.engine_transformers import Transformers, exact
+from voice_agent.bench.wer import transcribe_clip
 from voice_agent.demo.clip import CLIP_RATE, known_clip
 from voice_agent.demo.verdict import HEARD_BOUND, WER_BOUND, heard_share, word_error_rate
 from voice_agent.engine import load_recognizer
@@ -88,6 +90,39 @@ def test_transformers_hears_the_same_words_and_its_directory_is_the_same_model(
     for ours in (exact(checkpoint), read_hf(folder)):
         assert stream_alone(EngineRunner(ours, slots=3), audio, right) == expected
     assert len(expected) > 8
+
+
+def test_it_streams_by_beam_search_unless_greedily_is_asked_for(clip):
+    recognizer = load_recognizer("tiny-en", device="cpu")
+    heard = {}
+    for chosen in (None, "beam", "stream"):
+        options = StreamOptions(right_context=0, final_pass=chosen)
+        heard[chosen] = transcribe_clip(recognizer, clip[0][: 8 * 16_000], options)
+    recognizer.close()
+    assert recognizer.final_pass == "beam"
+    assert heard[None].tokens == heard["beam"].tokens != heard["stream"].tokens != ()
+    by_path = load_recognizer(str(MODEL), device="cpu")
+    by_path.close()
+    assert by_path.final_pass == "beam"
+
+
+def test_what_it_tells_late_it_tells_where_the_audio_ends_too(checkpoint, clip):
+    hasty = replace(checkpoint, config=replace(checkpoint.config, tail_frames=0))
+    more = 0
+    for seconds in np.arange(2.0, 6.0, 0.4):
+        audio = clip[0][: round(16_000 * seconds)]
+        early, late = (
+            stream_alone(EngineRunner(c, slots=3), audio, 0) for c in (hasty, checkpoint)
+        )
+        assert late[: len(early)] == early
+        more += len(late) - len(early)
+    assert more > 3
+    for right in RIGHTS:
+        with_, without = (Chunks.of(c.config, right) for c in (checkpoint, hasty))
+        assert with_.total(0) == without.total(0) == 0
+        frames = (without.total(50_000) * without.frames, with_.total(50_000) * with_.frames)
+        assert frames[0] <= frames[1] <= frames[0] + max(with_.tail, with_.frames)
+        assert right or frames[1] == frames[0] + checkpoint.config.tail_frames
 
 
 @pytest.mark.parametrize("right", [0, 13])

@@ -20,6 +20,7 @@ from tests.support.serving import eventually
 from voice_agent.engine.recognizer import Failed, FinalPass, Partial, StreamOptions
 from voice_agent.engine.rings import Rings
 from voice_agent.link.client import EngineClient
+from voice_agent.link.ways import ByOrders, ByRing
 
 
 @asynccontextmanager
@@ -101,6 +102,22 @@ async def test_a_second_pass_hears_the_audio_in_the_engines_process(tmp_path: Pa
         say(client.open(far, options=options), [noise(0, 40_000)], 1280)
         say(recognizer.open(near, options=options), [noise(0, 40_000)], 1280)
         assert told(await ended(far, 1)) == told(await ended(near, 1))
+
+
+async def test_whoever_leaves_the_final_pass_to_the_engine_feeds_it_as_that_one_wants_it(
+    tmp_path: Path,
+) -> None:
+    async with hosted(tmp_path / "engine") as recognizer:
+        recognizer.final_pass = "full"
+        client = EngineClient(tmp_path / "engine")
+        await client.connect()
+        assert client.final_pass == "full"
+        ways = [
+            type(client.open(Collector(), options=StreamOptions(final_pass=chosen)).way)
+            for chosen in (None, "full", "stream")
+        ]
+        assert ways == [ByOrders, ByOrders, ByRing]
+        client.close()
 
 
 async def test_a_sleeping_engine_is_woken_by_audio_alone(tmp_path: Path) -> None:

@@ -84,5 +84,11 @@ def test_settings_that_make_no_sense_are_named(wrong, says):
         load_settings(overrides={"gate.enabled": True, **wrong})
 
 
+@pytest.mark.parametrize("final_pass", [None, "stream", "beam"])
+def test_behind_a_gate_whatever_streams_may_decode(final_pass):
+    settings = load_settings(overrides={"gate.enabled": True, "stt.final_pass": final_pass})
+    assert settings.stt.final_pass == final_pass
+
+
 def test_a_gate_that_is_off_is_not_judged():
     assert load_settings(overrides={"gate.threshold": 1.5}).gate.threshold == 1.5

@@ -42,7 +42,7 @@ def wer(
     ] = True,
     search: Annotated[
         bool,
-        typer.Option("--search", help="And by beam search (final_pass='beam' and 'search')."),
+        typer.Option("--search", help="And by, and without, beam search."),
     ] = False,
     language_model: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An ARPA file beside that search.")

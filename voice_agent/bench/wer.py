@@ -276,11 +276,12 @@ def run(
           "p50 / p95 | source |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|")
     rights = right_contexts or list(recognizer.right_contexts)
-    passes: list[tuple[int | None, FinalPass]] = [(r, "stream") for r in rights or (None,)]
-    if full and rights:
-        passes.append((min(rights), "full"))
-    if search and rights:
-        passes += [(min(rights), "beam"), (min(rights), "search")]
+    default: FinalPass = getattr(recognizer, "final_pass", "stream")
+    passes: list[tuple[int | None, FinalPass]] = [(r, default) for r in rights or (None,)]
+    others: list[FinalPass] = ["full"] if full else []
+    if search:
+        others += ["stream", "beam", "search"]
+    passes += [(min(rights), final) for final in others if rights and final != default]
     for right, final_pass in passes:
         with console.status(f"{len(clips)} clips at right context {right}, {final_pass} final"):
             options = StreamOptions(right_context=right, partials=False, final_pass=final_pass)

@@ -6,7 +6,8 @@ blank; the ways that lead to one text are added up (Graves 2012, arXiv 1211.3711
 with all texts at the same frame). Which tokens a text goes on by, a language model may have a say
 in (`fusion`), and after it the phrases that are preferred.
 
-While a segment is being spoken, what all texts agree on is told, and nothing is ever taken back.
+While a segment is being spoken, what most of the probability agrees on is told, and nothing is ever
+taken back.
 
 Engine thread only. It asks the joint and the prediction network for all texts at once.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import torch
 
@@ -24,10 +26,12 @@ from voice_agent.engine.emissions import Said
 from voice_agent.engine.fusion import Fusion
 from voice_agent.engine.ngram import State
 
-WIDTH = 4
+WIDTH = 8
 """Texts that are kept from frame to frame."""
-PATIENCE = 6
-"""Frames after which a text that is being spoken may not be disputed any more: half a second."""
+PATIENCE = 12
+"""Frames after which a text that is being spoken may not be disputed any more: a second."""
+AGREED = 0.8
+"""Share of the texts' probability that settles it before."""
 _WORSE = 8.0  # nats behind the best text at which one is given up
 
 
@@ -70,7 +74,7 @@ class BeamSearch:
         Args:
             decoder: joint and prediction network.
             chunks: that will come; the text is told with the last of them. None where nobody knows:
-                it is told as far as it is agreed on, and the rest when it is asked for (`rest`).
+                it is told as far as it is settled, and the rest when it is asked for (`rest`).
             phrases: to prefer.
             width: texts that are kept.
             fusion: a language model, for which likely text is preferred.
@@ -96,14 +100,17 @@ class BeamSearch:
         Returns:
             After the last chunk the tokens of the best text, the frame of each counted from the
             beginning of that chunk (below 0 before it), and its posterior; before, None. Where the
-            number of chunks is not known, what has been agreed on since the chunk before.
+            number of chunks is not known, what has been settled since the chunk before.
         """
+        settled = self._told
         for frame in projected:
             self._hear(frame)
             self._frame += 1
+            if self._left is None:  # after every frame, so that chunks make no difference
+                settled = self._settled()
         first = self._frame - len(projected)
         if self._left is None:
-            return self._tell(self._agreed(), first)
+            return self._tell(settled, first)
         self._left -= 1
         return None if self._left else self._tell(len(self._texts[0].tokens), first)
 
@@ -124,15 +131,23 @@ class BeamSearch:
         self._told, self._said_at = until, max(frames, default=self._said_at)
         return best.tokens[new], [frame - first for frame in frames], best.probs[new]
 
-    def _agreed(self) -> int:
-        """Tokens that all texts begin with; who disputes what is long past is given up."""
+    def _settled(self) -> int:
+        """Tokens of the best text that are settled; the texts that dispute them are given up."""
         best = self._texts[0]
-        past = sum(frame < self._frame - PATIENCE for frame in best.frames)
-        self._texts = [t for t in self._texts if t.tokens[:past] == best.tokens[:past]]
-        texts = [text.tokens for text in self._texts]
-        low, high = min(texts), max(texts)  # what these two begin with, those between them do
-        apart = (at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other)
-        return next(apart, len(low))
+        settled = max(self._told, sum(f < self._frame - PATIENCE for f in best.frames))
+        self._keep_those_that_begin(best.tokens[:settled])
+        shares = [math.exp(text.score - best.score) for text in self._texts]
+        while settled < len(best.tokens):
+            begins = best.tokens[: settled + 1]
+            agree = [text.tokens[: settled + 1] == begins for text in self._texts]
+            if sum(compress(shares, agree)) < AGREED * sum(shares):
+                break
+            settled += 1
+        self._keep_those_that_begin(best.tokens[:settled])
+        return settled
+
+    def _keep_those_that_begin(self, tokens: tuple[int, ...]) -> None:
+        self._texts = [text for text in self._texts if text.tokens[: len(tokens)] == tokens]
 
     def _hear(self, frame: torch.Tensor) -> None:
         """Go on by a frame, shape (joint_hidden,)."""

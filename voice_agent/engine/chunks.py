@@ -28,6 +28,7 @@ class Chunks:
         n_fft: samples of the STFT.
         factor: mel frames an encoder frame.
         receptive: mel frames that one encoder frame's subsampling reads.
+        tail: encoder frames of silence that the last words want behind them.
     """
 
     right: int
@@ -36,6 +37,7 @@ class Chunks:
     n_fft: int
     factor: int
     receptive: int
+    tail: int = 0
 
     @classmethod
     def of(cls, config: ModelConfig, right: int) -> Chunks:
@@ -45,7 +47,8 @@ class Chunks:
         for _ in range(stages):
             receptive = (receptive - 1) * _STRIDE + _KERNEL
         p = config.preprocessor
-        return cls(right, p.hop_length, p.win_length // 2, p.n_fft, factor, receptive)
+        edge, tail = p.win_length // 2, config.tail_frames
+        return cls(right, p.hop_length, edge, p.n_fft, factor, receptive, tail)
 
     @property
     def frames(self) -> int:
@@ -100,13 +103,14 @@ class Chunks:
         """Chunks of a finished segment, padded by zeros as far as the model's own sizes ask.
 
         The last sample reaches the mel frames whose window touches it (the STFT's edge), those
-        reach the encoder frames whose subsampling reads them (receptive field), and each of these
-        frames has its whole right context. What is then missing to a full chunk is zeros too.
+        reach the encoder frames whose subsampling reads them (receptive field), some more follow
+        where the model tells words late (`tail`), and each of these frames has its whole right
+        context. What is then missing to a full chunk is zeros too.
         """
         if samples == 0:
             return 0
         last_mel = (samples - 1 + self.edge) // self.hop
-        last_frame = (last_mel + self.receptive - 1) // self.factor
+        last_frame = (last_mel + self.receptive - 1) // self.factor + self.tail
         return -(-(last_frame + 1 + self.right) // self.frames)
 
     def padded_samples(self, samples: int) -> int:

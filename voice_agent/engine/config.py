@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from voice_agent.engine.errors import UnsupportedCheckpoint
+from voice_agent.engine.recognizer import FinalPass
 
 _MISSING = object()
 _OTHER_BACKEND = "; load_recognizer(..., backend='nemo') runs it through NeMo"
@@ -304,12 +305,25 @@ class PromptConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The parts of `model_config.yaml` that the engine computes with."""
+    """The parts of `model_config.yaml` that the engine computes with.
+
+    Attributes:
+        preprocessor: features.
+        encoder: of them.
+        decoder: prediction network and joint.
+        prompt: languages that it is told; None where it is not.
+        tail_frames: encoder frames of silence to end a segment with, for a model that tells words
+            late (`model_defaults.tail_frames`, tiny-en's own key).
+        final_pass: what its finals come from where nobody says (`model_defaults.final_pass`,
+            another): see `voice_agent.engine.recognizer.StreamOptions`.
+    """
 
     preprocessor: PreprocessorConfig
     encoder: EncoderConfig
     decoder: DecoderConfig
     prompt: PromptConfig | None = None
+    tail_frames: int = 0
+    final_pass: FinalPass = "stream"
 
     @property
     def frame_s(self) -> float:
@@ -328,9 +342,15 @@ class ModelConfig:
         Raises:
             UnsupportedCheckpoint: a missing key, or a key or value that the engine does not serve.
         """
+        defaults = config.get("model_defaults") or {}
+        final_pass = defaults.get("final_pass", "stream")
+        if final_pass not in get_args(FinalPass):
+            raise UnsupportedCheckpoint(model, f"its model_defaults.final_pass is {final_pass!r}")
         return cls(
             preprocessor=PreprocessorConfig.read(model, config.get("preprocessor"), strict),
             encoder=EncoderConfig.read(model, config.get("encoder"), strict),
             decoder=DecoderConfig.read(model, config, strict),
             prompt=PromptConfig.read(config),
+            tail_frames=defaults.get("tail_frames", 0),
+            final_pass=final_pass,
         )

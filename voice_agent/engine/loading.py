@@ -141,6 +141,8 @@ def load_recognizer(
         device=str(where),
         right_context=right_context,
         languages=found.languages,
+        # On a GPU a search is the host's, a stream at a time: for whoever asks for it.
+        final_pass=checkpoint.config.final_pass if where.type == "cpu" else "stream",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from voice_agent.engine.recognizer import (
     SAMPLE_RATE,
     SEARCHES,
     Deliver,
+    FinalPass,
     OnEvent,
     StreamOptions,
     deliver_here,
@@ -39,6 +41,7 @@ class NemotronRecognizer:
         device: where it computes, e.g. "cpu" or "cuda:0".
         right_contexts: look-aheads that the checkpoint was trained for, in encoder frames.
         right_context: the default look-ahead of a stream.
+        final_pass: what a stream's finals come from by default.
     """
 
     streaming = True
@@ -52,6 +55,7 @@ class NemotronRecognizer:
         device: str = "cpu",
         right_context: int | None = None,
         languages: tuple[str, ...] = (),
+        final_pass: FinalPass = "stream",
     ) -> None:
         """Start the engine thread over a runner that holds the checkpoint.
 
@@ -62,6 +66,7 @@ class NemotronRecognizer:
             device: for messages.
             right_context: default look-ahead; None takes the shortest that was trained.
             languages: what it writes.
+            final_pass: default one, see `StreamOptions`; a runner that has no search streams.
 
         Raises:
             ValueError: a right context that the checkpoint was not trained for, or no tokenizer.
@@ -80,6 +85,7 @@ class NemotronRecognizer:
         self._boosts = runner.boosts
         # A runner that leaves decoding to somebody else, as NeMo's does, has no search.
         self._passes = {"stream", "full"} | (SEARCHES if hasattr(runner, "search") else set())
+        self.final_pass: FinalPass = final_pass if final_pass in self._passes else "stream"
         self._vocabulary = Vocabulary(tokenizer.surfaces if runner.boosts else ())
         # Callers of one service tend to bring the same list; streams share what it compiles to.
         self._compiled = functools.lru_cache(maxsize=64)(self._compile)
@@ -135,6 +141,8 @@ class NemotronRecognizer:
     ) -> EngineStream:
         """Claim a slot; see `Recognizer.open`."""
         options = options or StreamOptions()
+        if options.final_pass is None:
+            options = replace(options, final_pass=self.final_pass)
         boost = self._boost(options.extra)
         if options.final_pass not in self._passes:
             raise ValueError(f"{self.name} does not know final_pass={options.final_pass!r}")

@@ -117,10 +117,11 @@ class StreamOptions:
         right_context: encoder frames of look-ahead (0, 1, 6 or 13 for Nemotron Speech), or
             None for the recogniser's default.
         partials: whether `Partial` events are wanted at all.
-        final_pass: "stream": the final is what streaming heard, the best token of every frame.
-            "beam": streaming is decoded by beam search: fewer errors, for some milliseconds more of
-            the engine's time a second of speech. Partials are what its texts agree on, and so up
-            to half a second later. "full": on `finish()` the segment is decoded again at the
+        final_pass: None for the recogniser's default: "beam" of the embedded tiny-en on a CPU,
+            else "stream". "stream": the final is what streaming heard, the best token of every
+            frame. "beam": streaming is decoded by beam search: fewer errors, for some milliseconds
+            more of the engine's time a second of speech. Partials are what its texts agree on, and
+            so up to a second later. "full": on `finish()` the segment is decoded again at the
             recogniser's widest look-ahead, where it has several. "search": as "full", by beam
             search. A language model that the recogniser was loaded with has its say in both
             searches.
@@ -130,7 +131,7 @@ class StreamOptions:
     language: str | None = None
     right_context: int | None = None
     partials: bool = True
-    final_pass: FinalPass = "stream"
+    final_pass: FinalPass | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -29,6 +29,7 @@ from voice_agent.engine.recognizer import (
     Deliver,
     Failed,
     Final,
+    FinalPass,
     OnEvent,
     StreamOptions,
     deliver_here,
@@ -84,6 +85,7 @@ class EngineClient:
         streaming: see `Recognizer.streaming`.
         device: where the engine computes.
         right_contexts: look-aheads that it serves; empty where it has no choice.
+        final_pass: what finals come from where nobody says, see `StreamOptions`.
         stats: the engine's counters, at most `host.STATS_EVERY_S` old; None before the first.
         gpu_memory_bytes: that its torch holds; None without a GPU.
     """
@@ -112,6 +114,7 @@ class EngineClient:
         self.streaming = True
         self.device = ""
         self.right_contexts: tuple[int, ...] = ()
+        self.final_pass: FinalPass = "stream"
         self.stats: Any = None
         self.gpu_memory_bytes: float | None = None
         self._path = path
@@ -182,7 +185,8 @@ class EngineClient:
         """Give a stream its way to the engine that is there. Under the lock."""
         # A second pass needs the audio once more, which is kept where it is fed; a search has
         # something left to tell when its segment ends.
-        if self._feeders is None or self._writing is None or options.final_pass != "stream":
+        streamed = (options.final_pass or self.final_pass) == "stream"
+        if self._feeders is None or self._writing is None or not streamed:
             stream.way, stream.manuscript = ByOrders(self, stream.number), None
         else:
             stream.way = ByRing(self, stream.number, self._feeders)
@@ -248,6 +252,7 @@ class EngineClient:
             self.name, self.device = hello["name"], hello["device"]
             self.languages, self.streaming = tuple(hello["languages"]), hello["streaming"]
             self.right_contexts = tuple(hello["right_contexts"])
+            self.final_pass = hello["final_pass"]
             self._line = line
             self._take_over(hello["outside"])
             for stream in self._streams.values():

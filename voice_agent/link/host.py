@@ -101,6 +101,7 @@ class EngineHost:
                 "streaming": r.streaming,
                 "device": str(getattr(r, "device", "an unnamed device")),
                 "right_contexts": list(getattr(r, "right_contexts", ())),
+                "final_pass": getattr(r, "final_pass", "stream"),
                 "outside": None if self.outside is None else _described(self.outside),
             },
         )

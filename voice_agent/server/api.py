@@ -135,7 +135,7 @@ class Api:
         return self.agent.recognizer
 
     @property
-    def final_pass(self) -> FinalPass:
+    def final_pass(self) -> FinalPass | None:
         """What finals come from, for whoever is transcribed here."""
         return self.agent.settings.stt.final_pass
 

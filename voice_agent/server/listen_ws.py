@@ -39,7 +39,7 @@ def _without_secrets(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG
 
 
-def options_of(query: ListenQuery, final_pass: FinalPass) -> StreamOptions:
+def options_of(query: ListenQuery, final_pass: FinalPass | None) -> StreamOptions:
     """What of a query, and of what the server does for all, the recogniser has to do."""
     extra = {"phrases": dict(query.phrases)} if query.phrases else {}
     return StreamOptions(

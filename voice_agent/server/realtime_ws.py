@@ -61,7 +61,7 @@ def routes(api: Api) -> APIRouter:
     return router
 
 
-def _options(audio: AudioInput, final_pass: FinalPass) -> StreamOptions:
+def _options(audio: AudioInput, final_pass: FinalPass | None) -> StreamOptions:
     wanted = audio.transcription
     extra = {"phrases": dict.fromkeys(wanted.keywords)} if wanted.keywords else {}
     return StreamOptions(language=wanted.language, final_pass=final_pass, extra=extra)

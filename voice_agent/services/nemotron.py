@@ -31,11 +31,12 @@ class NemotronSTTSettings(RecognizerSTTSettings):
         right_context: encoder frames of look-ahead, one that the model was trained with (0, 1,
             6 or 13 for Nemotron Speech); None for the recogniser's default.
         final_pass: what a final comes from, for more accuracy and more milliseconds: "stream",
-            "beam", "full" or "search" (see `voice_agent.engine.recognizer.StreamOptions`).
+            "beam", "full" or "search" (see `voice_agent.engine.recognizer.StreamOptions`); None for
+            the recogniser's default.
     """
 
     right_context: int | None | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    final_pass: FinalPass | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    final_pass: FinalPass | None | NotGiven = field(default_factory=lambda: NOT_GIVEN)
 
 
 class NemotronSTTService(RecognizerSTTService):
@@ -101,10 +102,8 @@ class NemotronSTTService(RecognizerSTTService):
 
     @classmethod
     def default_settings(cls) -> NemotronSTTSettings:
-        """English, with the recogniser's own look-ahead, finals as they were streamed."""
-        return cls.Settings(
-            model=DEFAULT_MODEL, language="en", right_context=None, final_pass="stream"
-        )
+        """English, with the recogniser's own look-ahead and decoding."""
+        return cls.Settings(model=DEFAULT_MODEL, language="en", right_context=None, final_pass=None)
 
     async def load_recognizer(self) -> Recognizer:
         """Return the recogniser that was given, or the process's own for this model."""
@@ -117,11 +116,10 @@ class NemotronSTTService(RecognizerSTTService):
     def stream_options(self) -> StreamOptions:
         """Language, look-ahead and final pass of the next stream."""
         right_context, chosen = self._settings.right_context, self._settings.final_pass
-        final_pass: FinalPass = "stream" if isinstance(chosen, NotGiven) else chosen
         return StreamOptions(
             language=super().stream_options().language,
             right_context=right_context if is_given(right_context) else None,
-            final_pass=final_pass,
+            final_pass=None if isinstance(chosen, NotGiven) else chosen,
         )
 
     def stream_settings(self) -> frozenset[str]:

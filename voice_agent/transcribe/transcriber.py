@@ -75,7 +75,7 @@ def transcribe(
     *,
     language: str | None = None,
     right_context: int | None = None,
-    final_pass: FinalPass = "stream",
+    final_pass: FinalPass | None = None,
     one_segment: bool = False,
     on_partial: OnPartial | None = None,
     on_segment: Callable[[Segment], None] | None = None,
