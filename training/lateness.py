@@ -27,6 +27,7 @@ from voice_agent.engine.nemotron import NemotronRecognizer
 from voice_agent.engine.recognizer import Event, Failed, FinalPass, Partial, StreamOptions
 
 FRAME = 8 * HOP  # samples
+PATIENCE_S = 60.0
 Timed = Sequence[tuple[str, float]]  # words, each with a moment in seconds
 
 
@@ -42,6 +43,7 @@ def told(recognizer: NemotronRecognizer, audio: np.ndarray, options: StreamOptio
 
     Raises:
         EngineError: the recogniser failed.
+        TimeoutError: it does not go on.
     """
     computed, ended = threading.Semaphore(0), threading.Event()
     heard: list[Event] = []
@@ -58,7 +60,8 @@ def told(recognizer: NemotronRecognizer, audio: np.ndarray, options: StreamOptio
         chunk = (stream.right + 1) * FRAME
         for end in range(chunk, len(audio) + 1, chunk):
             stream.feed(audio[end - chunk : end])
-            computed.acquire()
+            if not computed.acquire(timeout=PATIENCE_S):
+                raise TimeoutError(f"the engine has computed no chunk for {PATIENCE_S:.0f} s")
             for event in heard:
                 said = _grown(said, event, end / SAMPLE_RATE)
             heard.clear()
