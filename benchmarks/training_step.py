@@ -11,9 +11,9 @@ files, as `made/tree/…`.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,20 +32,15 @@ from training.step import Phase, Step  # noqa: E402
 from training.student import Recipe  # noqa: E402
 from training.teacher import WhisperEar  # noqa: E402
 from training.tiny_en import SHAPE, SHARES  # noqa: E402
+from voice_agent.bench.engine_floor import times_s  # noqa: E402
 
 PHASE = Phase(rnnt=True, phones=False, near=True)
 DEVICE = torch.device("cuda")
 
 
-def milliseconds(replay: Callable[[], object], times: int = 20) -> float:
-    """Return how long a call takes, the first one left out."""
-    replay()
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(times):
-        replay()
-    torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - began) / times
+def milliseconds(replay: Callable[[], object]) -> float:
+    """Return how long a call takes, the mean of twenty."""
+    return 1000 * statistics.mean(times_s(replay, DEVICE, 20))
 
 
 def graphed(work: Callable[[], object]) -> float:
@@ -63,7 +58,7 @@ def graphed(work: Callable[[], object]) -> float:
 def a_pool(folder: Path, tokenizer: Path) -> Pool:
     """Return a pool of noise from 2 to 15 s long, with the right amount of text."""
     rng = np.random.default_rng(0)
-    words = [w for w in "the of and to in that was with it is for as had you not be her".split()]
+    words = "the of and to in that was with it is for as had you not be her".split()
     rows = []
     for seconds in rng.uniform(2, 15, 400):
         noise = (2000 * rng.standard_normal(int(16_000 * seconds))).astype(np.int16)
@@ -130,7 +125,7 @@ def main() -> None:
     there = played.to(DEVICE)
     with torch.no_grad():
         heard = graphed(lambda: step.batch(there, PHASE))
-    print(f"  to be heard  {heard:6.2f} ms, the teacher's answer included")
+    print(f"  to be heard  {heard:6.2f} ms{', the teacher included' if ear else ''}")
     print(f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most")
 
 

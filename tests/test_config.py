@@ -35,6 +35,7 @@ def test_precision_is_this_projects_engines_and_others_have_none():
         load_settings(overrides={"stt": {"name": "deepgram", "kv": "int8"}})
     with pytest.raises(ConfigError, match="final_pass is this project's engine's, and deepgram"):
         load_settings(overrides={"stt": {"name": "deepgram", "final_pass": "search"}})
+    load_settings(overrides={"stt": {"name": "deepgram", "final_pass": "stream"}})
     with pytest.raises(ConfigError, match="final_pass"):
         load_settings(overrides={"stt": {"final_pass": "oracle"}})
 

@@ -14,15 +14,21 @@ from torch import Tensor
 
 
 @triton.jit
+def _loaded(logits, labels, pair, per_row, nodes, classes: tl.constexpr, room: tl.constexpr):
+    label = tl.load(labels + pair // per_row * nodes + pair % nodes)
+    lane = tl.arange(0, room)
+    held = lane < classes
+    x = tl.load(logits + pair * classes + lane, mask=held, other=float("-inf")).to(tl.float32)
+    return label, lane, held, x
+
+
+@triton.jit
 def _read(
     logits, labels, norm, emit, stay, per_row, nodes, blank, classes: tl.constexpr,
     room: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0).to(tl.int64)
-    label = tl.load(labels + pair // per_row * nodes + pair % nodes)
-    lane = tl.arange(0, room)
-    held = lane < classes
-    x = tl.load(logits + pair * classes + lane, mask=held, other=float("-inf")).to(tl.float32)
+    label, lane, _, x = _loaded(logits, labels, pair, per_row, nodes, classes, room)
     top = tl.max(x, 0)
     whole = top + tl.log(tl.sum(tl.exp(x - top), 0))
     tl.store(norm + pair, whole)
@@ -36,10 +42,7 @@ def _write(
     room: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0).to(tl.int64)
-    label = tl.load(labels + pair // per_row * nodes + pair % nodes)
-    lane = tl.arange(0, room)
-    held = lane < classes
-    x = tl.load(logits + pair * classes + lane, mask=held, other=float("-inf")).to(tl.float32)
+    label, lane, held, x = _loaded(logits, labels, pair, per_row, nodes, classes, room)
     said, stayed = tl.load(by_label + pair), tl.load(by_blank + pair)
     out = tl.exp(x - tl.load(norm + pair)) * (said + stayed)
     out -= tl.where(lane == label, said, 0.0) + tl.where(lane == blank, stayed, 0.0)

@@ -68,14 +68,8 @@ class Trainer:
             self._resume()
 
     def _optimizer(self) -> torch.optim.AdamW:
-        recipe = self.recipe
-        return torch.optim.AdamW(
-            self._groups(),
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        rate = self.recipe.learning_rate
+        return torch.optim.AdamW(self._groups(), lr=rate, betas=(0.9, 0.98), fused=True)
 
     def _groups(self) -> list[dict[str, object]]:
         """Part the parameters by rate, decay and what is new; vectors do not decay."""
@@ -179,8 +173,9 @@ class Trainer:
         self.ranks.average(gradients, losses is not None)
         norm = torch.linalg.vector_norm(gradients)
         gradients.mul_((self.recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        alone = bool(self.anew) and self.now - self.started < self.recipe.alone_s
-        for group in self.optimizer.param_groups:
+        groups = self.optimizer.param_groups
+        alone = self.now - self.started < self.recipe.alone_s and any(g["anew"] for g in groups)
+        for group in groups:
             learns = group["anew"] or not alone
             group["lr"] = group["share"] * self._rate(progress) * learns
         if self.device.type == "cuda":

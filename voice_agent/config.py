@@ -113,7 +113,10 @@ class SttSettings(Group):
 
     @model_validator(mode="after")
     def _precision_is_the_engines(self) -> SttSettings:
-        given = [*self.precision, *(["final_pass"] if self.final_pass is not None else [])]
+        given = [
+            *self.precision,
+            *(["final_pass"] if self.final_pass not in (None, "stream") else []),
+        ]
         if self.name != DEFAULT_SYSTEM and given:
             raise ValueError(f"{min(given)} is this project's engine's, and {self.name} has none")
         if self.language_model is not None and self.final_pass not in ("beam", "search"):

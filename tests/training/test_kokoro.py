@@ -48,8 +48,9 @@ def test_an_accent_is_one_voices_and_keeps_the_words():
     ways = Counter(foreign(said, random.Random(seed)) for seed in range(400))
     assert 0.6 < ways[said] / 400 < 0.8 and len(ways) > 50
     assert all(len(way.split()) == len(said.split()) for way in ways)
-    # Who says w as v devoices z at the end of a word or makes s or z of th; none speaks French too.
-    assert not any(way.startswith("zə") and "ʁ" in way and "wˈ" in way for way in ways)
+    # One language swallows h and others harden what a word ends with: nobody does both.
+    his = {way.split()[6] for way in ways}
+    assert {"ɪz", "hɪs"} < his and not {"ɪs", "is"} & his
     assert any(way.startswith("zə") and " viː " in way for way in ways)
     words = [["dh", "ah"], ["w", "er", "d", "z"], ["hh"]]
     found = [foreign_words(words, random.Random(seed)) for seed in range(200)]

@@ -79,7 +79,7 @@ FinalPassOption = Annotated[
     typer.Option(
         help="What finals come from: stream; beam, that by beam search; full, a second pass at "
         "the widest look-ahead; or search, that by beam search.",
-        show_default="stream",
+        show_default="the model's own",
     ),
 ]
 LanguageModelOption = Annotated[

@@ -55,6 +55,7 @@ from voice_agent.link.packing import (
     unpacked,
 )
 from voice_agent.link.stream import Lasting, LinkedStream, Posting, publish
+from voice_agent.link.waiting import wait_elsewhere
 from voice_agent.link.ways import ByOrders, ByRing, RingFeeding, Way
 from voice_agent.link.writing import Manuscript, Writing, by_stream
 
@@ -62,18 +63,6 @@ FLUSH_S = 0.004
 """Seconds for which orders are collected: a twentieth of a chunk."""
 LOST = "the engine process has ended and is being started again"
 _RETRY_S = 0.05
-_ANSWER_S = 30.0
-
-
-def wait_elsewhere(answer: Future[None]) -> bool:
-    """Wait on this thread, unless it is an event loop's."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        with contextlib.suppress(Exception):  # whoever asks for its result has it
-            answer.exception(_ANSWER_S)
-        return answer.done()
-    return False
 
 
 class EngineClient:

@@ -25,7 +25,8 @@ from fastapi import FastAPI
 from voice_agent.config import Settings
 from voice_agent.engine.interpreter import SWITCH_S
 from voice_agent.engine.recognizer import Recognizer
-from voice_agent.link.client import EngineClient, wait_elsewhere
+from voice_agent.link.client import EngineClient
+from voice_agent.link.waiting import wait_elsewhere
 from voice_agent.processes.board import Board
 from voice_agent.processes.control import (
     BEAT_EVERY_S,
